@@ -1,0 +1,105 @@
+// Package labels is the label language: from the labels of one service to its
+// routes and the problems of its author. One table of keys (keys.go) drives
+// parsing, diagnostics and the generated reference in docs/labels.md.
+package labels
+
+import "time"
+
+// Severity of a Problem.
+type Severity string
+
+// An error costs a route, a host or a service; a warning costs a key's effect; info explains a choice.
+const (
+	Error   Severity = "error"
+	Warning Severity = "warning"
+	Info    Severity = "info"
+)
+
+// Problem is one thing wrong with one service, as lint, explain, the API and
+// the golden tests all show it.
+type Problem struct {
+	Severity   Severity `json:"severity"`
+	Service    string   `json:"service"`
+	Collection string   `json:"collection"`
+	Label      string   `json:"label"` // the key as its author wrote it, with prefix and route
+	Value      string   `json:"value"`
+	Reason     string   `json:"reason"`
+	Hint       string   `json:"hint"`   // the nearest valid form, or the way out
+	Winner     string   `json:"winner"` // in a conflict, the service that holds what is claimed
+}
+
+// Class is column F of the label reference: what a bad value does to its route.
+type Class byte
+
+// The classes. None is for keys outside the scheme (–): their effect alone is lost.
+const (
+	None    Class = '-'
+	Match   Class = 'M' // the route is not built; what it claims answers 503
+	Guard   Class = 'G' // the route answers 503; it never opens
+	Comfort Class = 'C' // the key's default holds
+)
+
+// Set is the merged labels of one service before their values are read: what
+// all prefixes say, by route ("" is the unnamed one) and key.
+type Set struct {
+	Routes map[string]map[string]Value // route -> key (for keys that take a name: "key.Name") -> value
+	// Problems found while merging: unknown keys, conflicts between prefixes, size limits.
+	Problems []Problem
+}
+
+// Value is one label with the name under which its author knows it.
+type Value struct {
+	Label string // "com.docker.lb.api.port"; "defaults: port" or "required: port" where the operator wrote it
+	Text  string
+}
+
+// Service is what the labels of one service say, values read.
+type Service struct {
+	Network     string      // "" = choose; "bridge" = the host-published port
+	BackendMode BackendMode // Task unless said otherwise
+	// Broken is set where a service-wide key of class M is bad: every route of the service then answers 503.
+	Broken   bool
+	Routes   []*Route // the unnamed one first, then by name; empty: nothing to publish
+	Problems []Problem
+}
+
+// BackendMode is where requests of a service go.
+type BackendMode string
+
+// The backend modes.
+const (
+	TaskMode BackendMode = "task"
+	VIPMode  BackendMode = "vip"
+	HostMode BackendMode = "host"
+)
+
+// Route is one named route of a service (or its unnamed one).
+type Route struct {
+	Name string // "" for the unnamed one
+
+	Hosts          []string // normalised: lower case, punycode, no trailing dot or port; "*.x", "*" as they are; no duplicates
+	DefaultBackend bool
+
+	ContextRoot        string // starts with "/"; "/" takes everything; no trailing "/" otherwise
+	ContextRootRewrite bool
+
+	Port   uint32  // 0: not said, the only published target port holds (translate finds it)
+	Weight *uint32 // nil: by replicas
+
+	Timeout        time.Duration // whole request; 0 none
+	IdleTimeout    time.Duration
+	ConnectTimeout time.Duration
+	Retries        uint32
+
+	MaxFails    *uint32 // nil: the default counts; 0: no passive ejection
+	FailTimeout time.Duration
+
+	// Broken is set where a key of class M is bad or not built yet: what the route
+	// claims answers 503 "not_built".
+	Broken bool
+	// Closed is set where a guard cannot be built: the route answers 503 "guard_unavailable".
+	Closed bool
+
+	// Labels gives, by key, the label as written, for problems found after parsing.
+	Labels map[string]string
+}

@@ -1,0 +1,82 @@
+package watcher
+
+import (
+	"context"
+	"time"
+)
+
+// Source is one way to learn what runs.
+type Source interface {
+	// Name says which source is in use ("engine", "stackfile", "lab"), for status.
+	Name() string
+
+	// Run tells what runs through emit until ctx ends, and then returns nil. It
+	// retries by itself, with back-off, for as long as an error may pass; an error
+	// that cannot pass (a malformed address, an unreadable file given at start) is
+	// returned at once. emit is never called concurrently and never after Run returned.
+	Run(ctx context.Context, emit func(Update)) error
+}
+
+// Update is one step of a source: a new picture, or the news that there is none.
+type Update struct {
+	// Picture is the complete picture after this step. It is nil as long as no
+	// list has succeeded, and the unchanged last one where Err is set.
+	Picture *Picture
+
+	// Changes is what differs from the picture of the update before; everything
+	// differs in the first one.
+	Changes Changes
+
+	// Full marks a picture read by a complete list of everything (not a partial
+	// refresh): a second one of these confirms that a picture really shrank.
+	Full bool
+
+	// Err says why the source could not read; nil when the picture is fresh.
+	Err error
+
+	// At is when the picture was known to be right (the time of the last success).
+	At time.Time
+}
+
+// Changes says what differs between two pictures, by what depends on it.
+type Changes struct {
+	// All is set where nothing is known about the difference.
+	All bool
+	// Services holds the IDs of services that are new, gone or changed in anything but their tasks.
+	Services map[string]struct{}
+	// Tasks holds the IDs of services whose tasks changed.
+	Tasks map[string]struct{}
+	// Nodes is set where a node is new, gone or changed (address, state, labels).
+	Nodes bool
+	// Shared is set where a network, config or secret is new, gone or changed.
+	Shared bool
+}
+
+// Structure reports whether more than tasks changed.
+func (c Changes) Structure() bool {
+	return c.All || c.Nodes || c.Shared || len(c.Services) > 0
+}
+
+// Empty reports whether nothing changed.
+func (c Changes) Empty() bool { return !c.Structure() && len(c.Tasks) == 0 }
+
+// Merge adds the changes of d to c.
+func (c *Changes) Merge(d Changes) {
+	c.All = c.All || d.All
+	c.Nodes = c.Nodes || d.Nodes
+	c.Shared = c.Shared || d.Shared
+	mergeSet(&c.Services, d.Services)
+	mergeSet(&c.Tasks, d.Tasks)
+}
+
+func mergeSet(into *map[string]struct{}, from map[string]struct{}) {
+	if len(from) == 0 {
+		return
+	}
+	if *into == nil {
+		*into = make(map[string]struct{}, len(from))
+	}
+	for k := range from {
+		(*into)[k] = struct{}{}
+	}
+}
