@@ -95,3 +95,7 @@ type Delta struct {
 	Collection string
 	Changes    []Change
 }
+
+// Resources is everything one collection is served, by kind and name. It is for
+// reading: whoever gets one must not change it.
+type Resources [NumKinds]map[string]*Resource
