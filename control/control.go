@@ -1,0 +1,257 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// Publisher takes what a build changed. xds.Server is one.
+type Publisher interface {
+	// SetCollections names the collections that exist; it is called before
+	// anything of them is published.
+	SetCollections(names []string)
+	// Publish hands over what changed in one collection. The first call for a
+	// collection, even with no changes, says that its content is complete.
+	Publish(d translate.Delta) error
+}
+
+// Control is the loop between the inputs and the publisher.
+type Control struct {
+	log  *slog.Logger
+	pub  Publisher
+	pace Pace
+
+	updates chan watcher.Update
+	configs chan *config.Config
+	queries chan func(*translate.Builder)
+	done    chan struct{} // closed when Run has returned
+
+	metrics *metrics
+	status  statusBoard
+}
+
+// New makes a control loop for a first configuration. Nothing happens before Run.
+func New(cfg *config.Config, pub Publisher, pace Pace, log *slog.Logger) *Control {
+	c := &Control{
+		log: log, pub: pub, pace: pace,
+		updates: make(chan watcher.Update),
+		configs: make(chan *config.Config, 1),
+		queries: make(chan func(*translate.Builder)),
+		done:    make(chan struct{}),
+		metrics: newMetrics(),
+	}
+	c.configs <- cfg
+	return c
+}
+
+// Update hands over one step of the source; it is the emit of watcher.Source.Run.
+// It waits while a build is under way: a source that tells faster than Waggle
+// translates is slowed down, and its steps are merged at the next build.
+func (c *Control) Update(u watcher.Update) {
+	select {
+	case c.updates <- u:
+	case <-c.done:
+	}
+}
+
+// Reconfigure replaces the configuration; everything is translated anew.
+func (c *Control) Reconfigure(cfg *config.Config) {
+	for {
+		select {
+		case c.configs <- cfg:
+			return
+		case <-c.done:
+			return
+		default:
+		}
+		select { // an older one still waits: the newer one takes its place
+		case <-c.configs:
+		default:
+		}
+	}
+}
+
+// ErrStopped is what Query returns after the loop has ended.
+var ErrStopped = errors.New("the control loop has stopped")
+
+// Query runs f with what the last build made, between two builds. f must not keep
+// anything of the builder that it did not copy.
+func (c *Control) Query(ctx context.Context, f func(*translate.Builder)) error {
+	ran := make(chan struct{})
+	select {
+	case c.queries <- func(b *translate.Builder) { defer close(ran); f(b) }:
+		<-ran
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.done:
+		return ErrStopped
+	}
+}
+
+// loop is the state that Run's goroutine owns; nobody else touches it.
+type loop struct {
+	*Control
+	builder *translate.Builder
+	cfg     *config.Config
+	newCfg  bool
+
+	latest *watcher.Picture // newest picture, nil before the first complete list
+	built  *watcher.Picture // what the builder knows
+	// structure holds changes that the builder has not seen and that may touch
+	// routes; tasks those that touch endpoints only.
+	structure, tasks watcher.Changes
+
+	lastStructure, lastTasks time.Time       // when a build of each kind ended
+	published                map[string]bool // collections whose content was handed over
+}
+
+// Run is the loop. Only one of these can happen at a time:
+//
+//  1. the source tells something: a picture, or that it cannot read;
+//  2. the operator's configuration changes;
+//  3. the hold-off after the last build ends while changes are pending: build and publish;
+//  4. somebody asks what was built;
+//  5. ctx ends, and with it the loop.
+func (c *Control) Run(ctx context.Context) error {
+	defer close(c.done)
+	l := &loop{Control: c, builder: translate.NewBuilder(), published: map[string]bool{}}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		var due <-chan time.Time
+		if wait, pending := l.wait(); pending {
+			if wait <= 0 {
+				l.build()
+				continue
+			}
+			timer.Reset(wait)
+			due = timer.C
+		}
+		select {
+		case u := <-c.updates:
+			l.update(u)
+		case cfg := <-c.configs:
+			l.cfg, l.newCfg = cfg, true
+			c.pub.SetCollections(slices.Sorted(maps.Keys(cfg.Collections)))
+		case <-due:
+		case ask := <-c.queries:
+			ask(l.builder)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// update takes one step of the source.
+func (l *loop) update(u watcher.Update) {
+	was := l.status.source(u)
+	switch {
+	case u.Err != nil && was == nil:
+		l.log.Warn("what runs cannot be read; the last picture stays in force", "error", u.Err)
+	case u.Err == nil && was != nil:
+		l.log.Info("what runs can be read again", "was", was)
+	}
+	if u.Err != nil || u.Picture == nil {
+		return // the changes of a failed step are found by the next one that succeeds
+	}
+	l.latest = u.Picture
+	l.tasks.Merge(watcher.Changes{Tasks: u.Changes.Tasks})
+	if u.Changes.Structure() {
+		l.structure.Merge(u.Changes)
+	}
+}
+
+// wait says how long the pending changes must still be gathered; false if there are none to build.
+func (l *loop) wait() (time.Duration, bool) {
+	if l.latest == nil || l.cfg == nil {
+		return 0, false
+	}
+	if l.newCfg || l.built == nil {
+		return 0, true
+	}
+	wait, pending := time.Duration(0), false
+	if l.structure.Structure() {
+		wait, pending = time.Until(l.lastStructure.Add(l.pace.structure(len(l.latest.Services)))), true
+	}
+	if !l.tasks.Empty() {
+		t := time.Until(l.lastTasks.Add(l.pace.Tasks))
+		if !pending || t < wait {
+			wait, pending = t, true
+		}
+	}
+	return wait, pending
+}
+
+// build translates what is pending and publishes it. While structural changes
+// still have to wait, tasks do not wait for them: they are built on the structure
+// that the proxies have.
+func (l *loop) build() {
+	start := time.Now()
+	whole := l.newCfg || l.built == nil || l.structure.Structure() && !start.Before(l.lastStructure.Add(l.pace.structure(len(l.latest.Services))))
+	picture, changes := l.latest, l.tasks
+	switch {
+	case whole && (l.newCfg || l.built == nil):
+		changes = watcher.Changes{All: true}
+	case whole:
+		changes.Merge(l.structure)
+	default:
+		onOld := *l.built
+		onOld.Tasks = l.latest.Tasks
+		picture = &onOld
+		// The structural build to come must look at these tasks again: their service may be new in it.
+		if l.structure.Structure() {
+			l.structure.Merge(l.tasks)
+		}
+	}
+	deltas := l.builder.Build(translate.Input{Picture: picture, Config: l.cfg}, changes)
+	l.built, l.tasks = picture, watcher.Changes{}
+	if whole {
+		l.structure, l.newCfg = watcher.Changes{}, false
+	}
+	translated := time.Since(start)
+	l.publish(deltas)
+
+	end := time.Now()
+	l.lastTasks = end
+	kind := "endpoints"
+	if whole {
+		l.lastStructure, kind = end, "structure"
+	}
+	l.metrics.built(kind, translated, end.Sub(start))
+	if problems := l.builder.Problems(); l.status.built(end, problems) {
+		l.metrics.problems(problems)
+	}
+	if len(deltas) > 0 {
+		l.log.Debug("published", "kind", kind, "collections", len(deltas), "took", end.Sub(start))
+	}
+}
+
+// publish hands deltas over, and an empty one for each collection that has
+// nothing to say yet: that nothing is in it is an answer too.
+func (l *loop) publish(deltas []translate.Delta) {
+	hand := func(d translate.Delta) {
+		if err := l.pub.Publish(d); err != nil {
+			l.log.Error("a collection could not be published; its proxies keep what they have", "collection", d.Collection, "error", err)
+			return
+		}
+		l.published[d.Collection] = true
+	}
+	for _, d := range deltas {
+		hand(d)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.cfg.Collections)) {
+		if !l.published[name] {
+			hand(translate.Delta{Collection: name})
+		}
+	}
+	maps.DeleteFunc(l.published, func(name string, _ bool) bool { return l.cfg.Collections[name] == nil })
+}

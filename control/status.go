@@ -1,0 +1,67 @@
+package control
+
+import (
+	"sync"
+	"time"
+
+	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// Status is what the loop can say of itself at any moment.
+type Status struct {
+	// Ready is set once the first complete picture is published, and stays.
+	Ready bool
+	// SourceError says why the source cannot read what runs; nil while it can.
+	SourceError error
+	// LastRead is when the picture in force was last known to be right; zero before the first one.
+	LastRead time.Time
+	// LastBuild is when the last build was published; zero before the first one.
+	LastBuild time.Time
+	// Problems of the services of the last build, sorted. Read only.
+	Problems []translate.Problem
+}
+
+// Status tells how things stand. It never waits for a build.
+func (c *Control) Status() Status { return c.status.Status() }
+
+// statusBoard is the one piece of the loop that others may read at any time.
+type statusBoard struct {
+	mu sync.Mutex
+	s  Status
+}
+
+func (b *statusBoard) Status() Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.s
+}
+
+// source notes a step of the source and returns the error that was in force before it.
+func (b *statusBoard) source(u watcher.Update) (was error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was, b.s.SourceError = b.s.SourceError, u.Err
+	if u.Err == nil {
+		b.s.LastRead = u.At
+	}
+	return was
+}
+
+// built notes a published build, and reports whether the problems may be others than before.
+func (b *statusBoard) built(at time.Time, problems []translate.Problem) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.s.Ready, b.s.LastBuild = true, at
+	if same(problems, b.s.Problems) {
+		return false
+	}
+	b.s.Problems = problems
+	return true
+}
+
+// same reports whether a and b are the very same list: the builder makes a new
+// one whenever a problem comes, goes or changes, and never edits one that it gave away.
+func same(a, b []translate.Problem) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
