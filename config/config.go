@@ -17,6 +17,8 @@ type Config struct {
 
 	// Collections by name. Never empty: without a file there is one, "default".
 	Collections map[string]*Collection `yaml:"collections"`
+	// Order lists the collections as the file does; without effect on what is published.
+	Order []string `yaml:"-" json:"-"`
 }
 
 // XDS is where proxies connect.
@@ -36,7 +38,7 @@ type TLS struct {
 // Admin is the HTTP address of the API, health and metrics.
 type Admin struct {
 	Address   string `yaml:"address"`
-	Token     string `yaml:"-"` // content of token_file
+	Token     string `yaml:"-" json:"-"` // content of token_file
 	TokenFile string `yaml:"token_file"`
 }
 
@@ -72,7 +74,7 @@ type Collection struct {
 	Routes           string              `yaml:"routes"` // rds or vhds
 	Defaults         map[string]string   `yaml:"defaults"`
 	Required         map[string]string   `yaml:"required"`
-	Fleet            map[string]any      `yaml:"fleet"`
+	Fleet            map[string]any      `yaml:"fleet" json:"-"`
 }
 
 // Certificates names where a collection's key material comes from.

@@ -1,0 +1,53 @@
+package config
+
+import "fmt"
+
+// unbuilt looks at the keys that the format has and this version does not serve.
+// One that is used gives a notice, or an error where it would be unsafe to go on
+// without what it asks for.
+func (r *reader) unbuilt(c *Config) []Notice {
+	var notices []Notice
+	without := func(used bool, key, instead string) {
+		if used {
+			notices = append(notices, Notice{Where: r.at(key), Key: key, Text: "this is not built yet and has no effect", WayOut: instead})
+		}
+	}
+	if c.XDS.TLS != nil {
+		r.fail("xds.tls", "TLS of the channel is not built yet, and proxies that expect it would not be served",
+			"drop the key and set xds.insecure: true on a network that only the proxies are on")
+	}
+	plain := base()
+	without(c.Swarm.Source == "swarmkit" || c.Swarm.Source == "compose", "swarm.source", "the source engine is used")
+	without(c.Swarm.ControlSocket != plain.Swarm.ControlSocket, "swarm.control_socket", "the source engine is used")
+	without(len(c.Swarm.ComposeProjects) > 0, "swarm.compose_projects", "")
+	without(c.StateDir != plain.StateDir, "state_dir", "nothing is kept on disk")
+	for _, name := range c.Order {
+		at, coll := "collections."+name+".", c.Collections[name]
+		if coll.ProxyProtocol {
+			r.fail(at+"proxy_protocol", "this is not built yet, and without it the addresses that the front proxy tells would be read as requests",
+				"set it to false and let the front proxy send X-Forwarded-For")
+		}
+		without(coll.HTTP3, at+"http3", "HTTP/1.1 and HTTP/2 are served")
+		without(coll.Certificates.used(), at+"certificates", "no host has HTTPS")
+		without(len(coll.TCPPorts) > 0, at+"tcp_ports", "nothing listens there")
+		without(len(coll.UDPPorts) > 0, at+"udp_ports", "nothing listens there")
+		without(len(coll.TrustedProxies) > 0, at+"trusted_proxies", "X-Forwarded-For is believed from nobody")
+		without(coll.AccessLog, at+"access_log", "nothing is logged")
+		without(coll.Routes == "vhds", at+"routes", "rds is used")
+		without(len(coll.Fleet) > 0, at+"fleet", "run the proxies as a service of your own")
+	}
+	return notices
+}
+
+func (c Certificates) used() bool {
+	return len(c.Directories) > 0 || len(c.Secrets) > 0 || c.Default != ""
+}
+
+// Servable says whether a control plane may serve this configuration: the
+// channel needs TLS, or the word of the operator that it goes without.
+func (c *Config) Servable() error {
+	if c.XDS.TLS == nil && !c.XDS.Insecure {
+		return fmt.Errorf("the channel to the proxies has no TLS: give xds.tls {ca, cert, key} (once it is built), or, only on a network of its own, xds.insecure: true (WAGGLE_XDS_INSECURE=true)")
+	}
+	return nil
+}
