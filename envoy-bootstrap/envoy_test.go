@@ -214,3 +214,24 @@ func unusedAddress(t *testing.T) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
+// A control plane that is given by name is resolved and spoken to in HTTP/2.
+func TestEnvoyResolvesItsControlPlane(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	require.NoError(t, l.(*net.TCPListener).SetDeadline(time.Now().Add(30*time.Second)))
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	require.NoError(t, err)
+	b, err := New(Options{Collection: "dev", XDSAddress: "localhost:" + port, AdminAddress: "127.0.0.1:0"})
+	require.NoError(t, err)
+	start(t, b)
+	conn, err := l.Accept()
+	require.NoError(t, err, "nobody came")
+	defer conn.Close()
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	preface := make([]byte, 24)
+	_, err = io.ReadFull(conn, preface)
+	require.NoError(t, err)
+	require.Equal(t, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", string(preface))
+}
