@@ -1,0 +1,74 @@
+package lab
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// taskPort is a container port that a task listens on.
+type taskPort struct {
+	target  uint32
+	network string // "tcp" or "udp"
+	raw     bool   // echo bytes instead of speaking HTTP
+}
+
+// portsOf finds every container port of a service that something may be sent to:
+// published, exposed, or named by a port label. further are those of operators'
+// defaults; they count where the service has no other.
+func portsOf(spec *watcher.Service, prefixes []string, further []uint32) []taskPort {
+	var ports []taskPort
+	add := func(p taskPort) {
+		if p.target < 1 || p.target > 65535 {
+			return
+		}
+		same := func(q taskPort) bool { return q.target == p.target && q.network == p.network }
+		if i := slices.IndexFunc(ports, same); i < 0 {
+			ports = append(ports, p)
+		} else if p.raw {
+			ports[i].raw = true
+		}
+	}
+	for _, p := range spec.Ports {
+		if p.Protocol != "sctp" {
+			add(taskPort{target: p.Target, network: cmp.Or(p.Protocol, "tcp")})
+		}
+	}
+	for _, p := range spec.Expose {
+		add(taskPort{target: p, network: "tcp"})
+	}
+	for label, text := range spec.Labels {
+		for _, prefix := range prefixes {
+			key, ok := strings.CutPrefix(label, prefix+".")
+			if !ok {
+				continue
+			}
+			route, name := "", key
+			if i := strings.LastIndexByte(key, '.'); i >= 0 {
+				route, name = key[:i+1], key[i+1:]
+			}
+			n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 16)
+			if name != "port" || err != nil {
+				continue
+			}
+			switch {
+			case spec.Labels[prefix+"."+route+"udp_port"] != "":
+				add(taskPort{target: uint32(n), network: "udp"})
+			default:
+				add(taskPort{target: uint32(n), network: "tcp", raw: spec.Labels[prefix+"."+route+"tcp_port"] != ""})
+			}
+		}
+	}
+	if len(ports) == 0 {
+		for _, p := range further {
+			add(taskPort{target: p, network: "tcp"})
+		}
+	}
+	slices.SortFunc(ports, func(a, b taskPort) int {
+		return cmp.Or(cmp.Compare(a.target, b.target), cmp.Compare(a.network, b.network))
+	})
+	return ports
+}
