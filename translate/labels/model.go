@@ -43,8 +43,14 @@ const (
 // all prefixes say, by route ("" is the unnamed one) and key.
 type Set struct {
 	Routes map[string]map[string]Value // route -> key (for keys that take a name: "key.Name") -> value
-	// Problems found while merging: unknown keys, conflicts between prefixes, size limits.
+	// Problems found while merging: unknown keys, conflicts between prefixes, size
+	// limits. Their Collection is empty; Parse hands them on with it.
 	Problems []Problem
+	// Broken is set where the labels exceed a limit (64 routes, 64 KiB): what was
+	// left unread may have been a guard, so every route of the service answers 503.
+	Broken bool
+	// AccessLabel is the value of com.docker.ucp.access.label ("/Shared/dev"), "" without one.
+	AccessLabel string
 }
 
 // Value is one label with the name under which its author knows it.
@@ -57,7 +63,8 @@ type Value struct {
 type Service struct {
 	Network     string      // "" = choose; "bridge" = the host-published port
 	BackendMode BackendMode // Task unless said otherwise
-	// Broken is set where a service-wide key of class M is bad: every route of the service then answers 503.
+	// Broken is set where a service-wide key of class M is bad, or the labels exceed
+	// a limit: every route of the service is then Broken too.
 	Broken   bool
 	Routes   []*Route // the unnamed one first, then by name; empty: nothing to publish
 	Problems []Problem
@@ -95,11 +102,32 @@ type Route struct {
 	FailTimeout time.Duration
 
 	// Broken is set where a key of class M is bad or not built yet: what the route
-	// claims answers 503 "not_built".
+	// claims answers 503 "not_built". Hosts, DefaultBackend and ContextRoot still say
+	// what that is; a route whose hosts are missing or all bad claims nothing.
 	Broken bool
+	// Vague is set, with Broken, where it is not known which part of its hosts the
+	// route claims, because a key that narrows the match (context_root, path,
+	// methods, match_header …) is bad or not built. ContextRoot is then "/" or wider
+	// than meant. Such a route still holds its hosts, so that no wildcard or default
+	// backend takes their requests, but it is a last resort: it answers 503 for
+	// requests that no other route of the host takes. It never stands before
+	// another route and never shares its match.
+	Vague bool
 	// Closed is set where a guard cannot be built: the route answers 503 "guard_unavailable".
 	Closed bool
 
 	// Labels gives, by key, the label as written, for problems found after parsing.
 	Labels map[string]string
+	// LabelPrefix is what the author writes before a key of this route
+	// ("com.docker.lb.api."), to name labels that are missing.
+	LabelPrefix string
+}
+
+// Label is the label of a key as its author wrote it, or, where there is none,
+// as they would.
+func (r *Route) Label(key string) string {
+	if label, ok := r.Labels[key]; ok {
+		return label
+	}
+	return r.LabelPrefix + key
 }

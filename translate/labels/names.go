@@ -1,0 +1,261 @@
+package labels
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// token is an RFC 9110 token: the name of a header or cookie.
+var token = kind[string]{doc: "name", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	if t == "" {
+		return "", refuse("write a name such as `X-Tenant`", "is blank")
+	}
+	for i := range len(t) {
+		if c := t[i]; !(unreserved(c) || strings.IndexByte("!#$%&'*+^`|", c) >= 0) {
+			return "", refuse("write a name of letters, digits and hyphens", "the character %q cannot stand in a name", c)
+		}
+	}
+	return t, nil
+}}
+
+// shapedHeader is the name of a header that labels may set or remove.
+var shapedHeader = kind[string]{doc: "name", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	l := asciiLower(t)
+	switch {
+	case strings.HasPrefix(l, ":"):
+		return "", refuse("name an ordinary header", "pseudo-headers cannot be changed")
+	case l == "host":
+		return "", refuse("use `rewrite_host`", "the Host header cannot be changed here")
+	case strings.HasPrefix(l, "x-envoy-"), strings.HasPrefix(l, "x-waggle-"), l == "x-forwarded-client-cert":
+		return "", refuse("name another header", "%s is reserved for the proxy", l)
+	}
+	return token.read(t)
+}}
+
+var method = kind[string]{doc: "method", read: func(text string) (string, error) {
+	t, err := token.read(text)
+	if err == nil && strings.ToUpper(t) != t {
+		hint := "write `" + strings.ToUpper(t) + "`"
+		if strings.EqualFold(t, "any") {
+			hint = "leave the label out to take every method"
+		}
+		return "", refuse(hint, "methods are written in capitals")
+	}
+	return t, err
+}}
+
+// A matcher says which values of a header or query parameter are meant.
+type matcher struct {
+	Negated bool
+	Present bool   // "*"
+	Regex   string // "~regex"
+	Exact   string
+}
+
+var match = kind[matcher]{doc: "`value`, `*` present, `~regex`, leading `!` negates", read: func(text string) (matcher, error) {
+	t := strings.TrimSpace(text)
+	rest, negated := strings.CutPrefix(t, "!")
+	m := matcher{Negated: negated}
+	switch {
+	case rest == "":
+		return m, refuse("write a value, `*` or `~regex`", "says nothing to compare with")
+	case rest == "*":
+		m.Present = true
+	case rest[0] == '~':
+		var err error
+		if m.Regex, err = regex.read(rest[1:]); err != nil {
+			return m, err
+		}
+	default:
+		m.Exact = rest
+	}
+	return m, nil
+}}
+
+var objectName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
+
+// object is the name of a secret, config or file.
+var object = kind[string]{doc: "name of a secret or config", secret: true, read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	if len(t) > 255 || !objectName.MatchString(t) {
+		return "", refuse("put the content into a secret or config and write its name", "is not the name of a secret, config or file")
+	}
+	return t, nil
+}}
+
+// service is the name of another service.
+var service = kind[string]{doc: "service", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	if len(t) > 255 || !objectName.MatchString(t) {
+		return "", refuse("write the name of a service of the same collection", "is not the name of a service")
+	}
+	return t, nil
+}}
+
+// networkName is a network's name. Docker is lax about them; blanks alone are refused.
+var networkName = kind[string]{doc: "network name; `bridge`", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	if t == "" || strings.ContainsAny(t, " \t,") {
+		return "", refuse("write the name of one network, or `bridge`", "is not the name of one network")
+	}
+	return t, nil
+}}
+
+var collectionPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+
+// collectionName is the name of a collection. Whether there is such a collection
+// is found out where the collections are known.
+var collectionName = kind[string]{doc: "collection name", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	if !collectionPattern.MatchString(t) {
+		return "", refuse("write a name of lower-case letters, digits, `.`, `_` and `-`", "is not the name of a collection")
+	}
+	return t, nil
+}}
+
+// selector is a word, or "what:name" for each of some whats.
+func selector(bare string, named ...string) kind[string] {
+	forms := "`" + bare + "`"
+	for _, n := range named {
+		forms += ", `" + n + ":<name>`"
+	}
+	return kind[string]{doc: forms, read: func(text string) (string, error) {
+		t := strings.TrimSpace(text)
+		if t == bare {
+			return t, nil
+		}
+		what, name, found := strings.Cut(t, ":")
+		for _, n := range named {
+			if found && what == n {
+				if _, err := token.read(name); err != nil {
+					m := noteOf(err)
+					return "", refuse(m.hint, "%q: %s", name, m.reason)
+				}
+				return t, nil
+			}
+		}
+		return "", refuse("write one of "+forms, "is none of %s", forms)
+	}}
+}
+
+// pair is "first[,second]", or "first,second" where the second is needed.
+func pair[A, B any](doc string, needed bool, first kind[A], second kind[B]) kind[[2]any] {
+	return kind[[2]any]{doc: doc, read: func(text string) ([2]any, error) {
+		var out [2]any
+		a, b, found := strings.Cut(text, ",")
+		if !found && needed {
+			return out, refuse("write "+doc, "has no second part after a comma")
+		}
+		v, err := first.read(a)
+		if err != nil {
+			return out, part(a, err)
+		}
+		out[0] = v
+		if found {
+			w, err := second.read(b)
+			if err != nil {
+				return out, part(b, err)
+			}
+			out[1] = w
+		}
+		return out, nil
+	}}
+}
+
+func part(text string, err error) error {
+	m := noteOf(err)
+	return refuse(m.hint, "%q %s", strings.TrimSpace(text), m.reason)
+}
+
+// respondStatus is the status of an answer that the proxy makes itself.
+var respondStatus = whole(200, 599)
+
+// anything is a text that may be blank.
+var anything = kind[string]{doc: "text", read: func(text string) (string, error) { return text, nil }}
+
+var rewriteRegex = kind[[2]string]{doc: "`pattern,replacement` (split at the last comma)", read: func(text string) ([2]string, error) {
+	i := strings.LastIndexByte(text, ',')
+	if i < 0 {
+		return [2]string{}, refuse("write `pattern,replacement`", "has no comma before a replacement")
+	}
+	p, err := regex.read(text[:i])
+	return [2]string{p, text[i+1:]}, err
+}}
+
+// redirection sends one host to a URL.
+type redirection struct{ from, to string }
+
+var redirects = kind[[]redirection]{doc: "`src,dst;src,dst`", read: func(text string) ([]redirection, error) {
+	const hint = "write `http://old.example.com,https://new.example.com`"
+	var out []redirection
+	for entry := range strings.SplitSeq(text, ";") {
+		if strings.TrimSpace(entry) == "" {
+			continue
+		}
+		src, dst, found := strings.Cut(entry, ",")
+		if !found {
+			return nil, refuse(hint, "%q has no target after a comma", strings.TrimSpace(entry))
+		}
+		from := strings.TrimSpace(src)
+		if _, after, found := strings.Cut(from, "://"); found {
+			if !strings.HasPrefix(from, "http://") && !strings.HasPrefix(from, "https://") {
+				return nil, refuse(hint, "%q is not an http or https URL", from)
+			}
+			from = strings.TrimSuffix(after, "/")
+		}
+		h, _, err := normaliseHost(from, true)
+		if err != nil {
+			return nil, part(src, err)
+		}
+		to, err := link.read(dst)
+		if err != nil {
+			return nil, part(dst, err)
+		}
+		out = append(out, redirection{h, to})
+	}
+	if len(out) == 0 {
+		return nil, refuse(hint, "redirects nothing")
+	}
+	return out, nil
+}}
+
+// authService is "service[:port][/path]" or "grpc://service:port".
+var authService = kind[string]{doc: "`service[:port][/path]`, `grpc://service:port`", read: func(text string) (string, error) {
+	const hint = "write `service[:port][/path]` or `grpc://service:port`"
+	t := strings.TrimSpace(text)
+	rest, grpc := strings.CutPrefix(t, "grpc://")
+	address, p, hasPath := strings.Cut(rest, "/")
+	name, number, hasPort := strings.Cut(address, ":")
+	if _, err := service.read(name); err != nil {
+		return "", refuse(hint, "%q is not the name of a service", name)
+	}
+	if hasPort {
+		if _, err := port.read(number); err != nil {
+			return "", refuse(hint, "%q is not a port", number)
+		}
+	}
+	if grpc && (!hasPort || hasPath) {
+		return "", refuse(hint, "a gRPC service needs a port and takes no path")
+	}
+	if hasPath {
+		if _, err := path.read("/" + p); err != nil {
+			return "", part("/"+p, err)
+		}
+	}
+	return t, nil
+}}
+
+// code is one of a few HTTP statuses.
+func code(codes ...int) kind[string] {
+	words := make([]string, len(codes))
+	for i, c := range codes {
+		words[i] = strconv.Itoa(c)
+	}
+	k := word(words...)
+	k.doc = strings.Trim(fmt.Sprint(codes), "[]")
+	return k
+}
