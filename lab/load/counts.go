@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -69,6 +70,39 @@ type Report struct {
 	P50, P90, P99, Max time.Duration
 	// Failures are the first ones since the mark, at most 20.
 	Failures []Failure
+
+	latency histogram
+}
+
+// Merge is what several runs did together, their latencies included. Elapsed is the longest.
+func Merge(reports ...Report) Report {
+	sum := Report{Outcomes: map[string]uint64{}, Services: map[string]uint64{}, Tasks: map[string]uint64{}}
+	add := func(to, from map[string]uint64) {
+		for k, n := range from {
+			to[k] += n
+		}
+	}
+	for _, r := range reports {
+		sum.Requests += r.Requests
+		sum.Failed += r.Failed
+		sum.Elapsed = max(sum.Elapsed, r.Elapsed)
+		add(sum.Outcomes, r.Outcomes)
+		add(sum.Services, r.Services)
+		add(sum.Tasks, r.Tasks)
+		for i, n := range r.latency {
+			sum.latency[i] += n
+		}
+		sum.Failures = append(sum.Failures, r.Failures...)
+	}
+	slices.SortStableFunc(sum.Failures, func(a, b Failure) int { return a.At.Compare(b.At) })
+	sum.Failures = sum.Failures[:min(len(sum.Failures), maxReported)]
+	sum.quantiles()
+	return sum
+}
+
+func (r *Report) quantiles() {
+	r.P50, r.P90 = r.latency.quantile(0.50), r.latency.quantile(0.90)
+	r.P99, r.Max = r.latency.quantile(0.99), r.latency.quantile(1)
 }
 
 // Rate is requests per second.
@@ -99,7 +133,6 @@ func (r *Run) Since(m Mark) Report {
 	if m.at.IsZero() {
 		m.at = r.began
 	}
-	h := r.total.latency.minus(m.total.latency)
 	rep := Report{
 		Requests: r.total.requests - m.total.requests,
 		Failed:   r.total.failed - m.total.failed,
@@ -107,8 +140,9 @@ func (r *Run) Since(m Mark) Report {
 		Outcomes: minus(r.total.outcomes, m.total.outcomes),
 		Services: minus(r.total.services, m.total.services),
 		Tasks:    minus(r.total.tasks, m.total.tasks),
-		P50:      h.quantile(0.50), P90: h.quantile(0.90), P99: h.quantile(0.99), Max: h.quantile(1),
+		latency:  r.total.latency.minus(m.total.latency),
 	}
+	rep.quantiles()
 	for _, f := range r.failures {
 		if len(rep.Failures) == maxReported {
 			break

@@ -139,6 +139,25 @@ func TestFailuresHaveAClass(t *testing.T) {
 	}
 }
 
+func TestMergeAddsRunsUp(t *testing.T) {
+	good := server(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Waggle-Task", "a.1") })
+	bad := server(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
+	var reports []load.Report
+	for _, url := range []string{good.URL, good.URL, bad.URL} {
+		r := start(t, load.Target{URL: url, Rate: 500})
+		eventually(t, r, load.Mark{}, func(rep load.Report) bool { return rep.Requests >= 10 })
+		reports = append(reports, r.Stop())
+	}
+	sum := load.Merge(reports...)
+	require.Equal(t, reports[0].Requests+reports[1].Requests+reports[2].Requests, sum.Requests)
+	require.Equal(t, reports[2].Failed, sum.Failed)
+	require.Equal(t, map[string]uint64{"200": sum.Requests - sum.Failed, "500": sum.Failed}, sum.Outcomes)
+	require.Equal(t, map[string]uint64{"a.1": sum.Requests - sum.Failed}, sum.Tasks)
+	require.Equal(t, max(reports[0].Max, reports[1].Max), sum.Max)
+	require.NotEmpty(t, sum.Failures)
+	require.Zero(t, load.Merge().Requests)
+}
+
 func TestAddrIsDialledInstead(t *testing.T) {
 	s := server(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Host != "shop.invalid:81" {
