@@ -1,0 +1,99 @@
+package translate
+
+import (
+	"strings"
+	"testing"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/waggle-lb/waggle/config"
+)
+
+func contains(s, sub string) bool { return strings.Contains(s, sub) }
+
+// requireClosed checks what Envoy needs of every collection: each resource valid
+// by itself and equal to its bytes, no reference into nothing, no domain twice.
+func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
+	t.Helper()
+	for name := range cfg.Collections {
+		res := b.Resources(name)
+		for k := range res {
+			for n, r := range res[k] {
+				require.Equal(t, Kind(k), r.Kind)
+				require.Equal(t, n, r.Name)
+				require.NoError(t, r.Message.(validator).ValidateAll(), "%s %s", r.Kind, n)
+				bytes, err := deterministic.Marshal(r.Message)
+				require.NoError(t, err)
+				require.Equal(t, bytes, r.Body, "%s %s: Body is not the deterministic form of Message", r.Kind, n)
+				back := r.Message.ProtoReflect().New().Interface()
+				require.NoError(t, proto.Unmarshal(r.Body, back))
+				require.True(t, proto.Equal(back, r.Message), "%s %s: Body says something else than Message", r.Kind, n)
+				for _, ref := range r.Refs {
+					require.Contains(t, res[ref.Kind], ref.Name, "%s %s needs it", r.Kind, n)
+				}
+			}
+		}
+		named := map[string]bool{}
+		for n, r := range res[Routes] {
+			refs := map[string]bool{}
+			for _, ref := range r.Refs {
+				refs[ref.Name] = true
+			}
+			domains := map[string]string{}
+			for _, vh := range r.Message.(*routev3.RouteConfiguration).VirtualHosts {
+				for _, d := range vh.Domains {
+					d = strings.ToLower(d)
+					require.NotContains(t, domains, d, "domain twice in table %s", n)
+					domains[d] = vh.Name
+				}
+				require.NotEmpty(t, vh.Routes, "host %s", vh.Name)
+				for _, route := range vh.Routes {
+					for _, c := range clustersOf(t, route) {
+						require.Contains(t, res[Cluster], c, "route %s of %s", route.Name, vh.Name)
+						require.Contains(t, refs, c, "table %s does not say that it needs it", n)
+						named[c] = true
+					}
+				}
+			}
+			require.Contains(t, domains, "*", "table %s", n)
+		}
+		for n, r := range res[Cluster] {
+			require.True(t, named[n], "cluster %s: no route names it", n)
+			require.True(t, r.EDS)
+			require.Contains(t, res[Endpoints], n)
+		}
+		require.Len(t, res[Endpoints], len(res[Cluster]))
+		for n, r := range res[Listener] {
+			for _, chain := range r.Message.(*listenerv3.Listener).FilterChains {
+				hcm := new(hcmv3.HttpConnectionManager)
+				require.NoError(t, chain.Filters[0].GetTypedConfig().UnmarshalTo(hcm))
+				require.NoError(t, hcm.ValidateAll())
+				require.Contains(t, res[Routes], hcm.GetRds().RouteConfigName, "listener %s", n)
+			}
+		}
+	}
+}
+
+func clustersOf(t testing.TB, r *routev3.Route) []string {
+	a := r.GetRoute()
+	if a == nil {
+		return nil
+	}
+	if c := a.GetCluster(); c != "" {
+		return []string{c}
+	}
+	var out []string
+	total := uint64(0)
+	for _, c := range a.GetWeightedClusters().GetClusters() {
+		out = append(out, c.Name)
+		total += uint64(c.Weight.GetValue())
+	}
+	require.NotEmpty(t, out)
+	require.Positive(t, total)
+	require.LessOrEqual(t, total, uint64(1<<32-1))
+	return out
+}

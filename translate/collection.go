@@ -1,0 +1,189 @@
+package translate
+
+import (
+	"bytes"
+	"cmp"
+	"maps"
+	"slices"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"github.com/waggle-lb/waggle/config"
+)
+
+// collection is what is built of one collection.
+type collection struct {
+	name  string
+	cfg   *config.Collection
+	fleet []string // networks of its proxies, as FleetLabel says
+
+	hosts    map[string]*host
+	backends map[string]*backend // of its services, by cluster name
+	refs     map[string]int      // how many hosts name a cluster
+
+	resources Resources
+	sweep     bool // resources are of an earlier build: what is not built again goes
+
+	// To do at finish:
+	dirty   map[string]struct{} // hosts to build again
+	touched map[string]bool     // endpoints that may be new, gone or different; true: their clusters too
+	fresh   bool                // nothing is built yet
+}
+
+func newCollection(name string, cfg *config.Collection) *collection {
+	c := &collection{
+		name: name, cfg: cfg, fresh: true,
+		hosts: map[string]*host{}, backends: map[string]*backend{}, refs: map[string]int{},
+		dirty: map[string]struct{}{}, touched: map[string]bool{},
+	}
+	for k := range c.resources {
+		c.resources[k] = map[string]*Resource{}
+	}
+	return c
+}
+
+func (c *collection) claim(cl *claim) {
+	h := c.hosts[cl.host]
+	if h == nil {
+		h = &host{name: cl.host}
+		c.hosts[cl.host] = h
+	}
+	h.insert(cl)
+	c.dirty[cl.host] = struct{}{}
+}
+
+func (c *collection) unclaim(cl *claim) {
+	if h := c.hosts[cl.host]; h != nil {
+		h.remove(cl)
+		c.dirty[cl.host] = struct{}{}
+	}
+}
+
+// touch notes that the endpoints of a cluster may change at finish, or the whole of it.
+func (c *collection) touch(cluster string, whole bool) {
+	c.touched[cluster] = c.touched[cluster] || whole
+}
+
+// finish builds what is dirty and gives what changed by it.
+func (c *collection) finish() []Change {
+	if !c.fresh && len(c.dirty) == 0 && len(c.touched) == 0 {
+		return nil
+	}
+	var changes []Change
+	built := map[Ref]struct{}{}
+	set := func(r *Resource) {
+		ref := Ref{r.Kind, r.Name}
+		built[ref] = struct{}{}
+		if old := c.resources[r.Kind][r.Name]; old != nil && bytes.Equal(old.Body, r.Body) {
+			return
+		}
+		c.resources[r.Kind][r.Name] = r
+		changes = append(changes, Change{r.Kind, r.Name, r})
+	}
+	drop := func(k Kind, name string) {
+		if _, ok := c.resources[k][name]; ok {
+			delete(c.resources[k], name)
+			changes = append(changes, Change{Kind: k, Name: name})
+		}
+	}
+
+	tableChanged := c.fresh
+	for name := range c.dirty {
+		if c.buildHost(c.hosts[name]) {
+			tableChanged = true
+		}
+	}
+	for name, whole := range c.touched {
+		be := c.backends[name]
+		if be == nil || c.refs[name] == 0 {
+			drop(Cluster, name)
+			drop(Endpoints, name)
+			continue
+		}
+		// Names and numbers were checked where they came from: what is left to go
+		// wrong is a mistake of ours, and tests look for it.
+		if whole {
+			m := newCluster(name, be.settings)
+			set(&Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m), EDS: true})
+		}
+		e := assignment(name, be.found.list)
+		set(&Resource{Kind: Endpoints, Name: name, Message: e, Body: mustEncode(e)})
+	}
+	if tableChanged {
+		set(c.table())
+	}
+	if c.fresh && c.cfg.HTTPPort != 0 {
+		m := newHTTPListener(c.cfg)
+		set(&Resource{Kind: Listener, Name: m.Name, Message: m, Body: mustEncode(m), Refs: []Ref{{Routes, httpTable}}})
+	}
+	if c.sweep {
+		for k := range c.resources {
+			for name := range c.resources[k] {
+				if _, ok := built[Ref{Kind(k), name}]; !ok {
+					drop(Kind(k), name)
+				}
+			}
+		}
+	}
+	c.fresh, c.sweep = false, false
+	clear(c.dirty)
+	clear(c.touched)
+	slices.SortFunc(changes, func(a, b Change) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	return changes
+}
+
+// buildHost builds one virtual host and reports whether the table changes by it.
+func (c *collection) buildHost(h *host) bool {
+	before, clusters := h.bytes, h.clusters
+	h.message, h.bytes, h.clusters, h.problems = nil, nil, nil, nil
+	if len(h.claims) == 0 {
+		delete(c.hosts, h.name)
+	} else {
+		matches, problems := resolve(c.cfg, h.name, h.claims)
+		h.problems = problems
+		if len(matches) > 0 {
+			vh, names, problems := virtualHost(h.name, matches)
+			h.problems = append(h.problems, problems...)
+			h.message, h.bytes, h.clusters = vh, field(mustEncode(vh)), names
+		}
+	}
+	for _, name := range h.clusters {
+		c.refs[name]++
+		c.touch(name, true)
+	}
+	for _, name := range clusters {
+		c.touch(name, true)
+		if c.refs[name]--; c.refs[name] == 0 {
+			delete(c.refs, name)
+		}
+	}
+	return !bytes.Equal(before, h.bytes)
+}
+
+// table puts the route table together. Its hosts are in the order of their names,
+// the one that takes every other host last.
+func (c *collection) table() *Resource {
+	m := table(httpTable)
+	encoded := make([][]byte, 0, len(c.hosts)+1)
+	m.VirtualHosts = make([]*routev3.VirtualHost, 0, len(c.hosts)+1)
+	for _, name := range slices.Sorted(maps.Keys(c.hosts)) {
+		if h := c.hosts[name]; name != "*" && h.message != nil {
+			m.VirtualHosts = append(m.VirtualHosts, h.message)
+			encoded = append(encoded, h.bytes)
+		}
+	}
+	last, body := catchAll(), []byte(nil)
+	if h := c.hosts["*"]; h != nil && h.message != nil {
+		last, body = h.message, h.bytes
+	} else {
+		body = field(mustEncode(last))
+	}
+	m.VirtualHosts = append(m.VirtualHosts, last)
+	refs := make([]Ref, 0, len(c.refs))
+	for _, name := range slices.Sorted(maps.Keys(c.refs)) {
+		refs = append(refs, Ref{Cluster, name})
+	}
+	return &Resource{Kind: Routes, Name: httpTable, Message: m, Body: tableBytes(httpTable, append(encoded, body)), Refs: refs}
+}

@@ -1,0 +1,234 @@
+package translate
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/waggle-lb/waggle/translate/labels"
+)
+
+const (
+	// SafeSuffix marks the twin of a route for the methods that may be sent twice.
+	SafeSuffix = "#safe"
+
+	retryAlways = "connect-failure,refused-stream,reset-before-request"
+	retrySafe   = retryAlways + ",reset"
+	safeMethods = "GET|HEAD|OPTIONS"
+
+	retryBackOff    = 10 * time.Millisecond
+	retryBackOffMax = 100 * time.Millisecond
+	hostAttempts    = 5 // how often to look for a task that was not tried yet
+)
+
+// weighted is one sharer of a match.
+type weighted struct {
+	claim  *claim
+	weight uint32
+}
+
+// weigh gives every sharer its share: what weight says, else the desired
+// replicas; none without a ready task, unless no sharer has one: then the shares
+// stay, so that the answer is no_task. Nil: nobody takes anything.
+func weigh(claims []*claim) []weighted {
+	anySaid := false
+	for _, c := range claims {
+		anySaid = anySaid || c.route.label.Weight != nil
+	}
+	base := make([]uint64, len(claims))
+	sum := uint64(0)
+	for i, c := range claims {
+		switch w := c.route.label.Weight; {
+		case w != nil:
+			base[i] = uint64(*w)
+		case anySaid:
+			base[i] = 100
+		default:
+			base[i] = replicas(c.route.svc.spec)
+		}
+		sum += base[i]
+	}
+	if sum == 0 { // scaled to nothing
+		for i, c := range claims {
+			if c.route.label.Weight == nil {
+				base[i] = 1
+				sum++
+			}
+		}
+	}
+	if sum == 0 { // all say 0
+		return nil
+	}
+	shares := make([]uint64, len(claims))
+	ready := uint64(0)
+	for i, c := range claims {
+		if c.route.backend.found.ready {
+			shares[i] = base[i]
+			ready += base[i]
+		}
+	}
+	if ready == 0 {
+		shares, ready = base, sum
+	}
+	// Envoy refuses a sum above 2³²−1: all are divided alike, nobody down to nothing.
+	divisor := uint64(1)
+	if ready > math.MaxUint32 {
+		divisor = ready/(math.MaxUint32/2) + 1
+	}
+	out := make([]weighted, len(claims))
+	for i, c := range claims {
+		w := shares[i] / divisor
+		if w == 0 && shares[i] > 0 {
+			w = 1
+		}
+		out[i] = weighted{c, uint32(w)}
+	}
+	return out
+}
+
+// routesOf gives the routes of one match, in the order in which they are tried,
+// and the clusters that they name.
+func routesOf(m match) (routes []*routev3.Route, clusters []string) {
+	oldest := m.claims[0].route
+	only := func(a answer) ([]*routev3.Route, []string) {
+		r := &routev3.Route{Name: oldest.name, Match: under(m.root)}
+		a.respond(r)
+		return []*routev3.Route{r}, nil
+	}
+	switch {
+	case oldest.closed:
+		return only(closed)
+	case oldest.broken:
+		return only(notBuilt)
+	}
+	shares := weigh(m.claims)
+	if shares == nil {
+		return only(noTask)
+	}
+	for _, s := range shares {
+		s.claim.shared = len(shares) > 1
+		clusters = append(clusters, s.claim.route.backend.name)
+	}
+
+	rewrite := oldest.label.ContextRootRewrite && m.root != "/"
+	if rewrite {
+		routes = append(routes, slash(oldest.name, m.root))
+	}
+	forward := func(name, retryOn string, methods *routev3.HeaderMatcher) {
+		r := &routev3.Route{Name: name, Match: under(m.root)}
+		action := forwardTo(shares)
+		action.Timeout = durationpb.New(oldest.label.Timeout)
+		action.IdleTimeout = durationpb.New(oldest.label.IdleTimeout)
+		action.RetryPolicy = retryPolicy(retryOn, oldest.label.Retries)
+		if rewrite {
+			r.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: m.root + "/"}}
+			action.PrefixRewrite = "/"
+		}
+		if methods != nil {
+			r.Match.Headers = []*routev3.HeaderMatcher{methods}
+		}
+		r.Action = &routev3.Route_Route{Route: action}
+		routes = append(routes, r)
+	}
+	if oldest.label.Retries > 0 {
+		forward(oldest.name+SafeSuffix, retrySafe, methodIs(safeMethods))
+	}
+	forward(oldest.name, retryAlways, nil)
+	return routes, clusters
+}
+
+// under matches a context root segment by segment: /app and /app/x, not /apple.
+func under(root string) *routev3.RouteMatch {
+	if root == "/" {
+		return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
+	}
+	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: root}}
+}
+
+// slash sends exactly /app to /app/: relative links of the page would miss else.
+func slash(name, root string) *routev3.Route {
+	return &routev3.Route{
+		Name:  name,
+		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Path{Path: root}},
+		Action: &routev3.Route_Redirect{Redirect: &routev3.RedirectAction{
+			PathRewriteSpecifier: &routev3.RedirectAction_PathRedirect{PathRedirect: root + "/"},
+			ResponseCode:         routev3.RedirectAction_MOVED_PERMANENTLY,
+		}},
+	}
+}
+
+func methodIs(methods string) *routev3.HeaderMatcher {
+	return &routev3.HeaderMatcher{
+		Name: ":method",
+		HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+			MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: methods}},
+		}},
+	}
+}
+
+func forwardTo(shares []weighted) *routev3.RouteAction {
+	if len(shares) == 1 {
+		return &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: shares[0].claim.route.backend.name}}
+	}
+	w := &routev3.WeightedCluster{}
+	for _, s := range shares {
+		w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{
+			Name:   s.claim.route.backend.name,
+			Weight: wrapperspb.UInt32(s.weight),
+		})
+	}
+	return &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_WeightedClusters{WeightedClusters: w}}
+}
+
+// retryPolicy sends a request again where HTTP says that this is safe, and to a
+// task that has not had it yet.
+func retryPolicy(on string, retries uint32) *routev3.RetryPolicy {
+	if retries == 0 {
+		return nil
+	}
+	return &routev3.RetryPolicy{
+		RetryOn:    on,
+		NumRetries: wrapperspb.UInt32(retries),
+		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
+			Name: "envoy.retry_host_predicates.previous_hosts",
+			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
+				TypedConfig: mustAny(&previoushostsv3.PreviousHostsPredicate{}),
+			},
+		}},
+		HostSelectionRetryMaxAttempts: hostAttempts,
+		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
+			BaseInterval: durationpb.New(retryBackOff),
+			MaxInterval:  durationpb.New(retryBackOffMax),
+		},
+	}
+}
+
+// unlike names the options of Envoy's route, which sharers of a match have in
+// common, that a sharer says otherwise than the oldest.
+func unlike(a, b *labels.Route) string {
+	var keys []string
+	for _, o := range []struct {
+		key  string
+		same bool
+	}{
+		{"timeout", a.Timeout == b.Timeout},
+		{"idle_timeout", a.IdleTimeout == b.IdleTimeout},
+		{"retries", a.Retries == b.Retries},
+	} {
+		if !o.same {
+			keys = append(keys, o.key)
+		}
+	}
+	return strings.Join(keys, ", ")
+}
+
+func unlikeReason(keys, oldest string) string {
+	return fmt.Sprintf("%s: services with the same host and path have this in common, and the oldest, %s, decides", keys, oldest)
+}

@@ -1,0 +1,262 @@
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/waggle-lb/waggle/translate/labels"
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// service is what the builder knows of one service. It is made anew whenever the
+// service, the configuration or the networks change; only its endpoints, and what
+// hosts say of its claims, change in place.
+type service struct {
+	spec   *watcher.Service
+	name   string          // valid UTF-8
+	coll   *collection     // nil: published nowhere
+	parsed *labels.Service // nil where nothing was read
+	reach  reach
+	routes []*route
+	// backends in the order of the routes that named them.
+	backends []*backend
+	// problems of the service alone; those of hosts are with the hosts.
+	problems []Problem
+}
+
+// route is one route of a service.
+type route struct {
+	svc    *service
+	label  *labels.Route
+	index  int
+	name   string // "stack_service" or "stack_service/route"
+	broken bool   // class M: answers 503 not_built
+	closed bool   // class G: answers 503 guard_unavailable
+	// vague, with broken: which part of its hosts it wants is not known. It then
+	// answers only what no other route of the host takes.
+	vague bool
+	// backend is where requests go; nil where the route is broken or closed.
+	backend *backend
+	claims  []*claim
+}
+
+// backend is one cluster: a port of a service with its upstream settings.
+type backend struct {
+	svc      *service
+	name     string
+	port     uint32
+	settings upstream
+	found    endpoints
+}
+
+func (s *service) problem(sev labels.Severity, label, value, reason, hint string) Problem {
+	p := Problem{Severity: sev, Service: s.spec.Name, Label: label, Value: value, Reason: reason, Hint: hint}
+	if s.coll != nil {
+		p.Collection = s.coll.name
+	}
+	return p
+}
+
+// problem is one about a key of the route.
+func (r *route) problem(sev labels.Severity, key, reason string) Problem {
+	return r.svc.problem(sev, r.key(key), "", reason, "")
+}
+
+// key is a key of the route as its author wrote it, or would write it.
+func (r *route) key(key string) string { return r.label.Label(key) }
+
+// labelOf is a service-wide key as its author wrote it, or would write it.
+func labelOf(l *labels.Service, key string) string {
+	if l == nil || len(l.Routes) == 0 {
+		return key
+	}
+	r := l.Routes[0]
+	if written, ok := r.Labels[key]; ok {
+		return written
+	}
+	return strings.TrimSuffix(r.LabelPrefix, r.Name+".") + key
+}
+
+// onHostNetwork reports whether the service runs on its nodes' own network.
+func (s *service) onHostNetwork(n networkNames) bool {
+	return slices.ContainsFunc(s.spec.Networks, func(id string) bool { return n.name(id) == "host" })
+}
+
+// build reads what the labels say into routes, backends and claims.
+func (s *service) build(n networkNames) {
+	for i, l := range s.parsed.Routes {
+		r := &route{svc: s, label: l, index: i, name: s.name, broken: l.Broken || s.parsed.Broken || s.reach.broken, vague: l.Vague, closed: l.Closed}
+		if l.Name != "" {
+			r.name += "/" + valid(l.Name)
+		}
+		r.claims = claimsOf(r)
+		if len(r.claims) == 0 {
+			continue
+		}
+		s.routes = append(s.routes, r)
+		if r.broken || r.closed {
+			continue
+		}
+		port, ok := s.portOf(r, n)
+		if !ok {
+			r.broken = true
+			continue
+		}
+		r.backend = s.backendOf(r, port)
+	}
+}
+
+// claimsOf says which matches a route wants.
+func claimsOf(r *route) []*claim {
+	root := r.label.ContextRoot
+	if root == "" {
+		root = "/"
+	}
+	if err := pathLiteral(root); err != nil {
+		r.broken, r.vague, root = true, true, "/"
+		r.svc.problems = append(r.svc.problems, r.problem(labels.Error, "context_root", err.Error()))
+	}
+	var out []*claim
+	for _, h := range r.label.Hosts {
+		if err := domainLiteral(h); err != nil {
+			p := r.problem(labels.Error, "hosts", err.Error())
+			p.Value = h
+			r.svc.problems = append(r.svc.problems, p)
+			continue
+		}
+		if !slices.ContainsFunc(out, func(c *claim) bool { return c.host == h }) {
+			out = append(out, &claim{route: r, host: h, root: root})
+		}
+	}
+	if r.label.DefaultBackend {
+		out = append(out, &claim{route: r, host: "*", root: "/", whole: true})
+	}
+	return out
+}
+
+// portOf finds the container port of a route: what port says, else the only
+// distinct TCP port under ports (or expose).
+func (s *service) portOf(r *route, n networkNames) (uint32, bool) {
+	var published, exposed []uint32
+	for _, p := range s.spec.Ports {
+		if p.Protocol == "tcp" || p.Protocol == "" {
+			published = append(published, p.Target)
+		}
+	}
+	exposed = append(exposed, s.spec.Expose...)
+	slices.Sort(published)
+	slices.Sort(exposed)
+	published, exposed = slices.Compact(published), slices.Compact(exposed)
+
+	port := r.label.Port
+	if port == 0 {
+		found, where := published, "ports"
+		if len(found) == 0 {
+			found, where = exposed, "expose"
+		}
+		switch len(found) {
+		case 1:
+			port = found[0]
+			if where == "expose" && s.coll != nil {
+				s.problems = append(s.problems, s.problem(labels.Warning, r.key("port"), "",
+					fmt.Sprintf("port %d is only under expose, which a Swarm does not carry", port), fmt.Sprintf("%s: %d", r.key("port"), port)))
+			}
+		case 0:
+			p := r.problem(labels.Error, "port", "no port is said, and the service publishes none")
+			p.Hint = r.key("port") + ": the port that the container listens on"
+			s.problems = append(s.problems, p)
+			return 0, false
+		default:
+			p := r.problem(labels.Error, "port", fmt.Sprintf("no port is said, and the service has several under %s: %s", where, numbers(found)))
+			p.Hint = fmt.Sprintf("%s: %d", r.key("port"), found[0])
+			s.problems = append(s.problems, p)
+			return 0, false
+		}
+	}
+	if port == 0 || port > 65535 {
+		p := r.problem(labels.Error, "port", "is not a port")
+		p.Value, p.Hint = fmt.Sprint(port), "1 to 65535"
+		s.problems = append(s.problems, p)
+		return 0, false
+	}
+	return port, s.reachesPort(r, port, n)
+}
+
+// reachesPort reports whether the backend mode can lead to the port.
+func (s *service) reachesPort(r *route, port uint32, n networkNames) bool {
+	switch s.reach.mode {
+	case labels.HostMode:
+		hostPort := slices.ContainsFunc(s.spec.Ports, func(p watcher.Port) bool {
+			return p.HostMode && p.Target == port && (p.Protocol == "tcp" || p.Protocol == "")
+		})
+		if hostPort || s.onHostNetwork(n) {
+			return true
+		}
+		key, value := "backend_mode", "host"
+		if s.reach.hostOnly {
+			key, value = "network", "bridge"
+		}
+		s.problems = append(s.problems, s.problem(labels.Error, labelOf(s.parsed, key), value,
+			fmt.Sprintf("the service does not publish port %d with mode: host", port),
+			fmt.Sprintf("ports: [{target: %d, mode: host}]", port)))
+		return false
+	case labels.VIPMode:
+		if s.spec.EndpointMode == "dnsrr" {
+			s.problems = append(s.problems, s.problem(labels.Error, labelOf(s.parsed, "backend_mode"), "vip",
+				"the service has no virtual address under endpoint_mode dnsrr", "endpoint_mode: vip, or backend_mode task"))
+			return false
+		}
+	}
+	return true
+}
+
+func numbers(n []uint32) string {
+	s := make([]string, len(n))
+	for i, v := range n {
+		s[i] = fmt.Sprint(v)
+	}
+	return strings.Join(s, ", ")
+}
+
+// backendOf finds or makes the cluster of a route. The first route to a port
+// gives it the plain name, further settings on the same port are named by the
+// route that brought them.
+func (s *service) backendOf(r *route, port uint32) *backend {
+	name, settings := fmt.Sprintf("%s:%d", s.name, port), upstreamOf(r.label)
+	for _, b := range s.backends {
+		if b.port == port && b.settings == settings {
+			return b
+		}
+		if b.name == name {
+			name = fmt.Sprintf("%s:%d/%s", s.name, port, r.label.Name)
+		}
+	}
+	b := &backend{svc: s, name: name, port: port, settings: settings}
+	s.backends = append(s.backends, b)
+	return b
+}
+
+// replicas is how many tasks are wanted, as a share among those with the same match.
+func replicas(s *watcher.Service) uint64 {
+	n := s.Replicas
+	if n == 0 && s.Mode == watcher.Global {
+		n = 1 // on how many nodes is not known
+	}
+	return min(n, maxReplicas)
+}
+
+// maxReplicas bounds what a file may claim; Swarm itself would not get there.
+const maxReplicas = 1_000_000
+
+func sortProblems(ps []Problem) []Problem {
+	slices.SortFunc(ps, func(a, b Problem) int {
+		return cmp.Or(
+			cmp.Compare(a.Collection, b.Collection), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Label, b.Label),
+			cmp.Compare(a.Value, b.Value), cmp.Compare(a.Severity, b.Severity), cmp.Compare(a.Reason, b.Reason),
+			cmp.Compare(a.Winner, b.Winner), cmp.Compare(a.Hint, b.Hint),
+		)
+	})
+	return slices.Compact(ps)
+}

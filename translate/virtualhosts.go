@@ -1,0 +1,130 @@
+package translate
+
+import (
+	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/waggle-lb/waggle/translate/labels"
+)
+
+// host is one host of a collection: the claims to it and what came of them.
+type host struct {
+	name   string
+	claims []*claim // oldest first
+
+	// Of the last build:
+	message  *routev3.VirtualHost // nil: nobody has it
+	bytes    []byte               // the message as a field of the route table
+	clusters []string             // that its routes name, each once
+	problems []Problem
+}
+
+// insert adds a claim at the place of its age.
+func (h *host) insert(c *claim) {
+	i, _ := slices.BinarySearchFunc(h.claims, c, (*claim).older)
+	h.claims = slices.Insert(h.claims, i, c)
+}
+
+// remove drops a claim.
+func (h *host) remove(c *claim) {
+	if i := slices.Index(h.claims, c); i >= 0 {
+		h.claims = slices.Delete(h.claims, i, i+1)
+	}
+}
+
+// virtualHost is what a host's claims come to. Each route is checked by itself:
+// one that Envoy would not take answers 503, and its neighbours stay.
+func virtualHost(name string, matches []match) (*routev3.VirtualHost, []string, []Problem) {
+	vh := &routev3.VirtualHost{Name: name, Domains: []string{name}}
+	var clusters []string
+	var problems []Problem
+	for _, m := range matches {
+		routes, names := routesOf(m)
+		oldest := m.claims[0].route
+		for _, r := range routes {
+			if _, err := checked(r); err != nil {
+				p := oldest.problem(labels.Error, "hosts", "not built, Envoy would refuse it: "+err.Error())
+				p.Value = name + m.root
+				problems = append(problems, p)
+				bad := &routev3.Route{Name: oldest.name, Match: under(m.root)}
+				notBuilt.respond(bad)
+				if _, err := checked(bad); err != nil {
+					routes = nil // not even its match can be said
+				} else {
+					routes = []*routev3.Route{bad}
+				}
+				names = nil
+				break
+			}
+		}
+		vh.Routes = append(vh.Routes, routes...)
+		clusters = append(clusters, names...)
+		if oldest.broken || oldest.closed {
+			continue
+		}
+		for _, c := range m.claims[1:] {
+			if keys := unlike(c.route.label, oldest.label); keys != "" {
+				p := c.route.problem(labels.Warning, c.labelKey(), unlikeReason(keys, oldest.svc.spec.Name))
+				p.Value, p.Winner = name, oldest.svc.spec.Name
+				problems = append(problems, p)
+			}
+		}
+	}
+	slices.Sort(clusters)
+	return vh, slices.Compact(clusters), problems
+}
+
+// catchAll is the last virtual host where no service takes every host.
+func catchAll() *routev3.VirtualHost {
+	r := &routev3.Route{
+		Name:  "waggle:" + unknownHost.reason, // no service can be called like this
+		Match: under("/"),
+	}
+	unknownHost.respond(r)
+	return &routev3.VirtualHost{Name: "*", Domains: []string{"*"}, Routes: []*routev3.Route{r}}
+}
+
+// table is the route configuration around virtual hosts: everything but them.
+func table(name string) *routev3.RouteConfiguration {
+	return &routev3.RouteConfiguration{
+		Name: name,
+		// The Host header may carry any port, and reaches the task as it was sent.
+		IgnorePortInHostMatching: true,
+		RequestHeadersToAdd: []*corev3.HeaderValueOption{
+			setHeader("x-real-ip", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+		},
+	}
+}
+
+// fieldVirtualHosts is the number of RouteConfiguration.virtual_hosts.
+const fieldVirtualHosts = 2
+
+// field gives an encoded virtual host as a field of the table.
+func field(vh []byte) []byte {
+	b := make([]byte, 0, len(vh)+6)
+	b = protowire.AppendTag(b, fieldVirtualHosts, protowire.BytesType)
+	return protowire.AppendBytes(b, vh)
+}
+
+// tableBytes puts a table together from encoded virtual hosts. Deterministic
+// encoding is in the order of field numbers: the name (1), the virtual hosts (2),
+// everything else.
+func tableBytes(name string, hosts [][]byte) []byte {
+	rest := table(name)
+	rest.Name = ""
+	tail := mustEncode(rest)
+	size := len(name) + 8 + len(tail)
+	for _, h := range hosts {
+		size += len(h)
+	}
+	b := make([]byte, 0, size)
+	b = protowire.AppendTag(b, 1, protowire.BytesType)
+	b = protowire.AppendString(b, name)
+	for _, h := range hosts {
+		b = append(b, h...)
+	}
+	return append(b, tail...)
+}
