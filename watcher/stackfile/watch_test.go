@@ -1,0 +1,157 @@
+package stackfile
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// watching runs a source and gives its updates one by one.
+func watching(t *testing.T, s *Source) (next func() watcher.Update) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	updates, ended := make(chan watcher.Update, 100), make(chan error, 1)
+	go func() { ended <- s.Run(ctx, func(u watcher.Update) { updates <- u }) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	return func() watcher.Update {
+		t.Helper()
+		select {
+		case u := <-updates:
+			return u
+		case <-time.After(10 * time.Second):
+			require.FailNow(t, "no update")
+			return watcher.Update{}
+		}
+	}
+}
+
+func service(image string) string {
+	return "services:\n  web:\n    image: x\n    deploy: {labels: {v: '" + image + "'}}\n    configs: [c]\nconfigs: {c: {file: c.txt}}\n"
+}
+
+func TestSourceFollowsTheFile(t *testing.T) {
+	dir, files := write(t, "app.yml", service("1"), "c.txt", "one")
+	s := NewSource(Options{Files: files[:1]})
+	s.Settle = 10 * time.Millisecond
+	require.Equal(t, "stackfile", s.Name())
+	next := watching(t, s)
+
+	first := next()
+	require.NoError(t, first.Err)
+	require.True(t, first.Changes.All)
+	require.True(t, first.Full)
+	require.True(t, first.Picture.Static)
+	require.Equal(t, "1", first.Picture.Services["app_web"].Labels["v"])
+
+	t.Run("written in place", func(t *testing.T) {
+		require.NoError(t, os.WriteFile(files[0], []byte(service("2")), 0o644))
+		u := next()
+		require.Equal(t, "2", u.Picture.Services["app_web"].Labels["v"])
+		require.Equal(t, watcher.Changes{Services: map[string]struct{}{"app_web": {}}}, u.Changes)
+		require.Same(t, first.Picture.Configs["app_c"], u.Picture.Configs["app_c"], "what did not change is shared")
+	})
+	t.Run("saved by rename, as editors do", func(t *testing.T) {
+		tmp := filepath.Join(dir, ".app.yml.swp")
+		require.NoError(t, os.WriteFile(tmp, []byte(service("3")), 0o644))
+		require.NoError(t, os.Rename(tmp, files[0]))
+		require.Equal(t, "3", next().Picture.Services["app_web"].Labels["v"])
+	})
+	t.Run("a file that it names", func(t *testing.T) {
+		require.NoError(t, os.WriteFile(files[1], []byte("two"), 0o644))
+		u := next()
+		require.Equal(t, "two", string(u.Picture.Configs["app_c"].Data))
+		require.Equal(t, watcher.Changes{Shared: true}, u.Changes)
+	})
+	t.Run("broken, then gone, then good again", func(t *testing.T) {
+		require.NoError(t, os.WriteFile(files[0], []byte("services: {\n"), 0o644))
+		u := next()
+		require.ErrorContains(t, u.Err, "app.yml:2: is not valid YAML")
+		require.Equal(t, "3", u.Picture.Services["app_web"].Labels["v"], "the last good one stays")
+		require.True(t, u.Changes.Empty())
+		require.False(t, u.At.IsZero())
+
+		require.NoError(t, os.Remove(files[0]))
+		require.ErrorContains(t, next().Err, "no such file")
+
+		require.NoError(t, os.WriteFile(files[0], []byte(service("3")+"x-y: 1\n"), 0o644))
+		u = next()
+		require.NoError(t, u.Err)
+		require.True(t, u.Changes.Empty())
+	})
+	t.Run("with findings", func(t *testing.T) {
+		require.Empty(t, s.Findings())
+		require.NoError(t, os.WriteFile(files[0], []byte(strings.Replace(service("4"), "c.txt", "d.txt", 1)), 0o644))
+		require.NotContains(t, next().Picture.Configs, "app_c")
+		require.Len(t, s.Findings(), 1)
+	})
+}
+
+// Where no more directories can be watched, files are looked at now and then.
+func TestSourceFollowsWithoutNotifications(t *testing.T) {
+	dir, files := write(t, "app.yml", service("1"), "c.txt", "one")
+	w := newWatch(5*time.Millisecond, 5*time.Millisecond)
+	w.close()
+	w.fs = nil
+	w.reset(files)
+	changed := make(chan bool)
+	go func() { changed <- w.wait(t.Context()) }()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "c.txt"), []byte("longer"), 0o644))
+	select {
+	case c := <-changed:
+		require.True(t, c)
+	case <-time.After(10 * time.Second):
+		require.FailNow(t, "the change was not seen")
+	}
+}
+
+// A save in several writes is read when it is done.
+func TestWatchWaitsUntilTheFileIsQuiet(t *testing.T) {
+	_, files := write(t, "app.yml", "a")
+	w := newWatch(300*time.Millisecond, time.Second)
+	defer w.close()
+	w.reset(files)
+	changed := make(chan bool)
+	go func() { changed <- w.wait(t.Context()) }()
+	f, err := os.OpenFile(files[0], os.O_WRONLY|os.O_APPEND, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	var last time.Time
+	for range 20 { // 400 ms of writing: longer than the quiet time
+		last = time.Now()
+		_, err = f.WriteString("more")
+		require.NoError(t, err)
+		select {
+		case <-changed:
+			require.FailNow(t, "read while it was being written")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	require.True(t, <-changed)
+	require.GreaterOrEqual(t, time.Since(last), 300*time.Millisecond)
+}
+
+func TestSourceEndsWhereTheFirstReadFails(t *testing.T) {
+	dir := t.TempDir()
+	err := NewSource(Options{Files: []string{filepath.Join(dir, "none.yml")}}).Run(t.Context(), func(watcher.Update) { t.Error("an update") })
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestSourceReadsStdinOnce(t *testing.T) {
+	_, files := write(t, "app.yml", "services: {web: {image: x}}\n")
+	s := NewSource(Options{Files: []string{"-", files[0]}, Stack: "s", Stdin: strings.NewReader("services: {in: {image: x}}\n")})
+	s.Settle = 10 * time.Millisecond
+	next := watching(t, s)
+	require.Len(t, next().Picture.Services, 2)
+	require.NoError(t, os.WriteFile(files[0], []byte("services: {web: {image: x}, more: {image: x}}\n"), 0o644))
+	require.Len(t, next().Picture.Services, 3)
+}
