@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -40,26 +41,15 @@ func portsOf(spec *watcher.Service, prefixes []string, further []uint32) []taskP
 	for _, p := range spec.Expose {
 		add(taskPort{target: p, network: "tcp"})
 	}
-	for label, text := range spec.Labels {
-		for _, prefix := range prefixes {
-			key, ok := strings.CutPrefix(label, prefix+".")
-			if !ok {
-				continue
-			}
-			route, name := "", key
-			if i := strings.LastIndexByte(key, '.'); i >= 0 {
-				route, name = key[:i+1], key[i+1:]
-			}
-			n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 16)
-			if name != "port" || err != nil {
-				continue
-			}
-			switch {
-			case spec.Labels[prefix+"."+route+"udp_port"] != "":
-				add(taskPort{target: uint32(n), network: "udp"})
-			default:
-				add(taskPort{target: uint32(n), network: "tcp", raw: spec.Labels[prefix+"."+route+"tcp_port"] != ""})
-			}
+	for _, keys := range labels.Merge(prefixes, spec.Name, spec.Labels).Routes {
+		n, err := strconv.ParseUint(strings.TrimSpace(keys["port"].Text), 10, 16)
+		if err != nil {
+			continue // not set, or a bad value, of which translate tells the author
+		}
+		if keys["udp_port"].Text != "" {
+			add(taskPort{target: uint32(n), network: "udp"})
+		} else {
+			add(taskPort{target: uint32(n), network: "tcp", raw: keys["tcp_port"].Text != ""})
 		}
 	}
 	if len(ports) == 0 {

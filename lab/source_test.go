@@ -88,8 +88,8 @@ func told(t *testing.T, s *Source, h *history) []watcher.Update {
 	return h.since(0)
 }
 
-// ask asks the task of a picture as an Envoy would reach it.
-func ask(t *testing.T, p *watcher.Picture, task *watcher.Task, port uint32) (echo.Answer, error) {
+// askTask asks the task of a picture as an Envoy would reach it.
+func askTask(t *testing.T, p *watcher.Picture, task *watcher.Task, port uint32) (echo.Answer, error) {
 	t.Helper()
 	i := slices.IndexFunc(task.Ports, func(h watcher.HostPort) bool { return h.Target == port })
 	require.GreaterOrEqual(t, i, 0, "task %s has no port %d", task.ID, port)
@@ -122,14 +122,14 @@ func TestEveryReplicaIsATaskThatAnswers(t *testing.T) {
 	for i, task := range p.Tasks["shop_web"] {
 		require.True(t, task.Ready())
 		for _, port := range []uint32{80, 9000} {
-			a, err := ask(t, p, task, port)
+			a, err := askTask(t, p, task, port)
 			require.NoError(t, err)
 			require.Equal(t, "shop_web", a.Service)
 			require.Equal(t, fmt.Sprintf("shop_web.%d", i+1), a.Task)
 		}
 	}
 	require.Len(t, p.Tasks["g"], 3, "a global service has a task on every node")
-	a, err := ask(t, p, p.Tasks["g"][1], 8080)
+	a, err := askTask(t, p, p.Tasks["g"][1], 8080)
 	require.NoError(t, err)
 	require.Equal(t, "g.lab-2", a.Task)
 	require.Empty(t, p.Tasks["job"], "tasks of jobs are never endpoints")
@@ -168,7 +168,7 @@ func TestNewPortsAreNewTasks(t *testing.T) {
 	require.NoError(t, s.Settled(ctx, "a"))
 	for i, task := range s.Picture().Tasks["a"] {
 		require.NotEqual(t, before[i].ID, task.ID)
-		_, err := ask(t, s.Picture(), task, 81)
+		_, err := askTask(t, s.Picture(), task, 81)
 		require.NoError(t, err)
 	}
 }
@@ -213,9 +213,9 @@ func TestRollingUpdates(t *testing.T) {
 			for i := range after {
 				require.Equal(t, i+1, after[i].Slot)
 				require.NotEqual(t, before[i].ID, after[i].ID)
-				_, err := ask(t, s.Picture(), after[i], 80)
+				_, err := askTask(t, s.Picture(), after[i], 80)
 				require.NoError(t, err)
-				_, err = ask(t, s.Picture(), before[i], 80)
+				_, err = askTask(t, s.Picture(), before[i], 80)
 				require.Error(t, err, "the old task is gone")
 			}
 			ready, _ := shape(told(t, s, h)[n:], "a")
@@ -233,7 +233,7 @@ func TestALeavingTaskIsWarnedAndStillAnswers(t *testing.T) {
 	require.Len(t, p.Tasks["a"], 2)
 	require.True(t, p.Tasks["a"][0].Ready())
 	require.True(t, p.Tasks["a"][1].Leaving(), "the highest slot leaves")
-	_, err := ask(t, p, p.Tasks["a"][1], 80)
+	_, err := askTask(t, p, p.Tasks["a"][1], 80)
 	require.NoError(t, err)
 }
 
@@ -267,7 +267,7 @@ func TestAKilledTaskHasNoWarning(t *testing.T) {
 			require.NotEqual(t, victim.ID, task.ID)
 		}
 	}
-	_, err = ask(t, us[0].Picture, victim, 80)
+	_, err = askTask(t, us[0].Picture, victim, 80)
 	require.Error(t, err)
 	_, err = s.Kill(ctx, "b")
 	require.Error(t, err)
