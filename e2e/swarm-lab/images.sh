@@ -1,0 +1,34 @@
+# images.sh: the images, without a registry or a builder: each is a directory that
+# becomes one layer; sourced by lab.sh.
+
+images_rootfs() {
+	local root=$LAB/images
+	mkdir -p "$root"/{waggle/etc,envoy/{etc/envoy,tmp,usr/local/bin}}
+	printf 'root:x:0:0::/:\nenvoy:x:101:101::/:\nnobody:x:65534:65534::/:\n' | tee "$root/waggle/etc/passwd" >"$root/envoy/etc/passwd"
+	printf 'root:x:0:\nenvoy:x:101:\nnogroup:x:65534:\n' | tee "$root/waggle/etc/group" >"$root/envoy/etc/group"
+
+	cp "$WAGGLE" "$root/waggle/waggle"
+
+	# Envoy is linked against glibc: the binary, the libraries it names with their loader, and the authorities for TLS.
+	cp "$ENVOY" "$root/envoy/usr/local/bin/envoy"
+	local library
+	for library in $(ldd "$ENVOY" | grep -oE '/[^ ]+\.so[^ ]*' | sort -u); do
+		install -D "$library" "$root/envoy$library"
+	done
+	install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/envoy/etc/ssl/certs/ca-certificates.crt"
+	chmod 1777 "$root/envoy/tmp"
+}
+
+# images_load N: the three images into node N.
+images_load() {
+	import() { # tag, directory, changes…
+		local tag=$1 root=$LAB/images/$2 changes=() change
+		shift 2
+		for change in "$@"; do changes+=(--change "$change"); done
+		tar -C "$root" --owner=0 --group=0 -c . | d "$n" import "${changes[@]}" - "$tag" >/dev/null
+	}
+	local n=$1
+	import wgl/waggle:lab waggle 'ENTRYPOINT ["/waggle"]' 'ENV PATH=/'
+	import wgl/echo:lab waggle 'ENTRYPOINT ["/waggle","echo"]' 'USER 65534:65534' 'ENV PATH=/'
+	import wgl/envoy:lab envoy 'ENTRYPOINT ["/usr/local/bin/envoy"]' 'CMD ["-c","/etc/envoy/envoy.yaml"]' 'USER 101:101' 'ENV PATH=/usr/local/bin'
+}
