@@ -106,8 +106,8 @@ func normaliseHost(entry string, wildcards bool) (host string, portless bool, er
 			return "", false, refuse("write one exact host", "has a wildcard")
 		}
 		hint := "write `*` or `*.example.com`"
-		if i := strings.LastIndex(h, "*"); strings.Contains(h[i:], ".") {
-			if rest, err := asciiHost(h[i+1+strings.Index(h[i+1:], "."):][1:]); err == nil {
+		if _, rest, found := strings.Cut(h[strings.LastIndex(h, "*"):], "."); found {
+			if rest, err := asciiHost(rest); err == nil {
 				hint = "write `*." + rest + "`"
 			}
 		}
@@ -199,7 +199,7 @@ func asciiLower(s string) string {
 	return s
 }
 
-// network is an address range; a bare address is a range of one.
+// addressRange is an address range; a bare address is a range of one.
 var addressRange = kind[netip.Prefix]{doc: "CIDR", read: func(text string) (netip.Prefix, error) {
 	t := strings.TrimSpace(text)
 	if a, err := netip.ParseAddr(t); err == nil && a.Zone() == "" {

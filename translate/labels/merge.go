@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // AccessLabel is UCP's label for who may see a service.
@@ -43,7 +44,7 @@ func Merge(prefixes []string, service string, lbls map[string]string) *Set {
 
 	all := takeApart(prefixes, lbls)
 	ours := slices.ContainsFunc(all, func(w written) bool { return w.key.key != nil })
-	if bytes := size64(all); bytes > maxBytes {
+	if bytes := bytesOf(all); bytes > maxBytes && ours {
 		set.Broken = true
 		report(Error, written{label: all[0].label, text: all[0].text},
 			fmt.Sprintf("the labels of the service take %d bytes, and at most %d are read: its routes answer 503", bytes, maxBytes),
@@ -73,7 +74,7 @@ func Merge(prefixes []string, service string, lbls map[string]string) *Set {
 				"write `"+w.head+w.key.name+"`")
 			continue
 		}
-		if w.key.takes != unnamed && keysByName[w.name].key != nil {
+		if w.key.takes != unnamed && (w.name == "hosts" || w.name == "default_backend") {
 			report(Warning, w, fmt.Sprintf("this is read as `%s` of the name `%s`: a route may not be called `%s`", w.key.name, w.name, w.key.name),
 				"if a route is meant, give it another name")
 		}
@@ -164,18 +165,23 @@ func takeApart(prefixes []string, lbls map[string]string) []written {
 		for i, p := range prefixes {
 			p = strings.TrimSuffix(p, ".") + "."
 			// The longest prefix that fits is meant: "com.docker" leaves com.docker.lb.… alone.
-			if p != "." && len(p) > len(w.head) && strings.HasPrefix(label, p) {
+			if p != "." && utf8.ValidString(p) && len(p) > len(w.head) && strings.HasPrefix(label, p) {
 				w.head, w.prefix = p, i
 			}
 		}
 		if w.head != "" {
-			w.route, w.key, w.name = split(label[len(w.head):])
 			all = append(all, w)
 		}
 	}
 	slices.SortFunc(all, func(a, b written) int {
 		return cmp.Or(cmp.Compare(a.prefix, b.prefix), strings.Compare(a.label, b.label))
 	})
+	for i := range all {
+		w := &all[i]
+		// Names and problems become JSON and protobuf, which are UTF-8.
+		w.label = strings.ToValidUTF8(w.label, "\uFFFD")
+		w.route, w.key, w.name = split(w.label[len(w.head):])
+	}
 	return all
 }
 
@@ -261,7 +267,7 @@ func takingNames() []string {
 	return all
 }
 
-func size64(all []written) (bytes int) {
+func bytesOf(all []written) (bytes int) {
 	for _, w := range all {
 		bytes += len(w.label) + len(w.text)
 	}
@@ -304,7 +310,8 @@ func shown(text string) string {
 	if len(cut) > most {
 		cut = strings.ToValidUTF8(cut[:most], "") + "…"
 	}
-	if !strings.ContainsFunc(cut, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\uFFFD' }) {
+	cut = strings.ToValidUTF8(cut, "\uFFFD")
+	if !strings.ContainsFunc(cut, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
 		return cut
 	}
 	quoted := fmt.Sprintf("%q", cut)

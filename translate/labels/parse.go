@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Options is what an operator says about the services of one collection.
@@ -172,8 +173,11 @@ func (p *parser) read(s setting, into *target) bool {
 			v.Text = "[redacted]"
 		}
 		reason := n.reason
-		if !ok {
-			reason += ": " + cost(s.key.key)
+		switch {
+		case !ok:
+			reason += ": " + p.cost(s)
+		case n.severity == Error:
+			reason += ": the entry is dropped"
 		}
 		p.report(cmp.Or(n.severity, severity), v, reason, n.hint)
 	}
@@ -185,7 +189,7 @@ func (p *parser) read(s setting, into *target) bool {
 		if s.key.standard != "" {
 			hint += ", or write `" + s.key.standard + "`"
 		}
-		p.report(severity, s.value, fmt.Sprintf("`%s` is not built yet: %s", s.key.name, cost(s.key.key)), hint)
+		p.report(severity, s.value, fmt.Sprintf("`%s` is not built yet: %s", s.key.name, p.cost(s)), hint)
 	}
 	switch {
 	case s.key.class == Match && s.key.serviceWide:
@@ -195,8 +199,23 @@ func (p *parser) read(s setting, into *target) bool {
 		into.route.Vague = into.route.Vague || s.key.narrows
 	case s.key.class == Guard:
 		into.route.Closed = true
+	case s.key.class == Comfort:
+		if fallback, has := p.fallback(s); has {
+			check(fallback, into)
+		}
 	}
 	return ok
+}
+
+// fallback is what the collection's defaults say where a label of class C is bad.
+func (p *parser) fallback(s setting) (setting, bool) {
+	v, has := p.defaults[s.canonical]
+	if !has || v.Label == s.value.Label {
+		return setting{}, false
+	}
+	s.value = v
+	_, ok := check(s, nil)
+	return s, ok
 }
 
 // check reads name and value of a setting; into may be nil.
@@ -204,8 +223,11 @@ func check(s setting, into *target) (notes []note, ok bool) {
 	if err := s.key.checkName(s.name); err != nil {
 		n := noteOf(err)
 		n.severity = severityOf(s.key.class)
-		n.reason = "the name " + fmt.Sprintf("%q ", s.name) + n.reason
+		n.reason = fmt.Sprintf("the name %q: %s", s.name, n.reason)
 		return []note{n}, false
+	}
+	if !utf8.ValidString(s.value.Text) {
+		return []note{{reason: "is not UTF-8", hint: "write it in UTF-8"}}, false
 	}
 	if strings.ContainsAny(s.value.Text, "\r\n\x00") {
 		return []note{{reason: "has a line break or NUL in it", hint: "write it on one line"}}, false
@@ -227,8 +249,10 @@ func severityOf(c Class) Severity {
 	return Warning
 }
 
-// cost says what a key's class takes from its service.
-func cost(k *key) string {
+// cost says what a bad value takes from its service.
+func (p *parser) cost(s setting) string {
+	k := s.key
+	fallback, has := p.fallback(s)
 	switch {
 	case k.class == Match && k.serviceWide:
 		return "the service is not served, what it claims answers 503"
@@ -236,6 +260,8 @@ func cost(k *key) string {
 		return "the route is not served, what it claims answers 503"
 	case k.class == Guard:
 		return "the route answers 503, because a guard never opens"
+	case k.class == Comfort && k.value.built && has:
+		return "the collection's default holds (" + shown(fallback.value.Text) + ")"
 	case k.class == Comfort && k.standard != "" && k.standardText == "":
 		return "the default holds (" + k.standard + ")"
 	case k.class == Comfort:
@@ -261,14 +287,21 @@ func operatorValues(where string, m map[string]string) map[string]Value {
 	return values
 }
 
-func firstKey(route map[string]Value) string { return slices.Min(slices.Collect(maps.Keys(route))) }
+// firstKey is the first key of a route in byte order, "" of one without keys.
+func firstKey(route map[string]Value) string {
+	for _, k := range slices.Sorted(maps.Keys(route)) {
+		return k
+	}
+	return ""
+}
 
 func firstLabel(route map[string]Value) Value { return route[firstKey(route)] }
 
 // prefixOf is what stands before the keys of a route's labels.
 func prefixOf(route map[string]Value) string {
 	k := firstKey(route)
-	return route[k].Label[:len(route[k].Label)-len(k)]
+	label := route[k].Label
+	return label[:max(0, len(label)-len(k))]
 }
 
 // routeHint gives the nearest valid name of a route.

@@ -1,6 +1,7 @@
 package labels
 
 import (
+	"fmt"
 	"net/url"
 	"regexp/syntax"
 	"strings"
@@ -68,7 +69,11 @@ func normalisePath(p string) (string, error) {
 		case c == ' ':
 			return "", refuse("write `%20` for a blank", "has a blank")
 		default:
-			return "", refuse(hint, "the character %q cannot stand in a path", c)
+			h := fmt.Sprintf("write `%%%02X` for it", c)
+			if c == '\\' || c < 0x20 || c == 0x7f {
+				h = hint
+			}
+			return "", refuse(h, "the character %q cannot stand in a path", c)
 		}
 	}
 	clean := b.String()

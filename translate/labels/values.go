@@ -174,7 +174,7 @@ func span(lo, hi time.Duration) kind[time.Duration] {
 		switch {
 		case err != nil:
 			return 0, err
-		case d < lo && lo > 0 && d == 0:
+		case d == 0 && lo > 0:
 			return 0, refuse(fmt.Sprintf("write at least `%s`", short(lo)), "may not be 0")
 		case d > 0 && d < time.Millisecond:
 			return 0, refuse("write at least `1ms`", "is shorter than a millisecond")
@@ -194,9 +194,11 @@ var (
 	patience = span(time.Millisecond, 24*time.Hour)
 )
 
+const durationHint = "write a duration such as `5s` or `500ms`; a bare number is seconds"
+
 func parseDuration(text string) (time.Duration, error) {
 	if text == "" {
-		return 0, refuse("write a duration such as `5s` or `500ms`", "is blank")
+		return 0, refuse(durationHint, "is blank")
 	}
 	if plain(text) { // a bare number is seconds
 		f, err := strconv.ParseFloat(text, 64)
@@ -205,12 +207,15 @@ func parseDuration(text string) (time.Duration, error) {
 		}
 		return time.Duration(math.Round(f * float64(time.Second))), nil
 	}
+	if rest, negative := strings.CutPrefix(text, "-"); negative {
+		if _, err := time.ParseDuration(rest); err == nil || plain(rest) {
+			return 0, refuse("write `"+rest+"`", "is negative")
+		}
+		return 0, refuse(durationHint, "is not a duration")
+	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
 		return 0, refuse(nearestDuration(text), "is not a duration")
-	}
-	if d < 0 || text[0] == '-' {
-		return 0, refuse("write `"+strings.TrimPrefix(text, "-")+"`", "is negative")
 	}
 	return d, nil
 }
@@ -242,7 +247,7 @@ func nearestDuration(text string) string {
 	if _, err := time.ParseDuration(digits + unit); digits != "" && err == nil {
 		return "write `" + digits + unit + "`"
 	}
-	return "write a duration such as `5s` or `500ms`; a bare number is seconds"
+	return durationHint
 }
 
 // short writes a duration without trailing zero units ("10m", not "10m0s").

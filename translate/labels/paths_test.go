@@ -1,0 +1,66 @@
+package labels
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestContextRoot(t *testing.T) {
+	const hint = "write a path such as `/app`"
+	read(t, pathPrefix, []reading{
+		{text: "/", want: "/"},
+		{text: "/app", want: "/app"},
+		{text: "app", want: "/app"},
+		{text: "/app/", want: "/app"},
+		{text: " /app/v1 ", want: "/app/v1"},
+		{text: "/App", want: "/App"},
+		{text: "/a..b/.well-known", want: "/a..b/.well-known"},
+		{text: "/café", want: "/caf%C3%A9"},
+		{text: "/caf%c3%a9", want: "/caf%C3%A9"},
+		{text: "/%61pp", want: "/app"},
+		{text: "/a%20b", want: "/a%20b"},
+		{text: "/a:b@c;d=1,2", want: "/a:b@c;d=1,2"},
+		{text: "", reason: "is blank", hint: hint},
+		{text: "//", reason: "has `//`, which no request has after normalisation", hint: "write `/`"},
+		{text: "/a//b", reason: "has `//`, which no request has after normalisation", hint: "write `/a/b`"},
+		{text: "/a/../b", reason: "has the segment `..`, which no request has after normalisation", hint: "write the path without `..`"},
+		{text: "/a/%2e%2e/b", reason: "has the segment `..`, which no request has after normalisation", hint: "write the path without `..`"},
+		{text: "/.", reason: "has the segment `.`, which no request has after normalisation", hint: "write the path without `.`"},
+		{text: "/a%2Fb", reason: "has `%2F`, which no request has after normalisation", hint: hint},
+		{text: "/a%2fb", reason: "has `%2f`, which no request has after normalisation", hint: hint},
+		{text: "/a%5cb", reason: "has `%5c`, which no request has after normalisation", hint: hint},
+		{text: "/a%00", reason: "has `%00`, which no request has after normalisation", hint: hint},
+		{text: "/a%", reason: "has a `%` that is not followed by two hexadecimal digits", hint: "write `%25` for a percent sign"},
+		{text: "/a?b=c", reason: "has a '?': a path ends before it", hint: "write `/a`"},
+		{text: "/a#b", reason: "has a '#': a path ends before it", hint: "write `/a`"},
+		{text: "/a b", reason: "has a blank", hint: "write `%20` for a blank"},
+		{text: "/<a>", reason: "the character '<' cannot stand in a path", hint: "write `%3C` for it"},
+		{text: `/a\b`, reason: `the character '\\' cannot stand in a path`, hint: hint},
+		{text: "http://a.example/app/", reason: "is a URL, not a path", hint: "write `/app/`"},
+		{text: "http://a.example/b://c", reason: "is a URL, not a path", hint: hint},
+	})
+	read(t, path, []reading{{text: "/a/", want: "/a/"}})
+}
+
+func TestRegex(t *testing.T) {
+	const simpler = "write a simpler pattern, with smaller repetitions"
+	read(t, regex, []reading{
+		{text: "/v[0-9]+/.*", want: "/v[0-9]+/.*"},
+		{text: " ", reason: "is blank", hint: "write a pattern such as `/v[0-9]+/.*`"},
+		{text: "(?=a)", reason: "is not an RE2 pattern: invalid or unsupported Perl syntax: `(?=`", hint: "write an RE2 pattern such as `/v[0-9]+/.*`"},
+		{text: "(a{30}b{30}){30}", reason: "is too expensive to run on every request", hint: simpler},
+		{text: strings.Repeat("a", 1025), reason: "is 1025 characters long", hint: "write a pattern of at most 1024 characters"},
+	})
+}
+
+func TestLink(t *testing.T) {
+	const hint = "write a URL such as `https://www.example.com`"
+	read(t, link, []reading{
+		{text: "https://www.example.com/x?y=z", want: "https://www.example.com/x?y=z"},
+		{text: "http://[2001:db8::1]:8080/", want: "http://[2001:db8::1]:8080/"},
+		{text: "/x", reason: "is not an http or https URL", hint: hint},
+		{text: "javascript:alert(1)", reason: "is not an http or https URL", hint: hint},
+		{text: "https://user:pw@example.com", reason: "has credentials in it", hint: hint},
+		{text: "https://a..b/", reason: "its host has an empty part between two dots", hint: hint},
+	})
+}
