@@ -1,0 +1,335 @@
+package xds
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/waggle-lb/waggle/translate"
+)
+
+// collection is what one fleet of Envoys is served, and the streams of that fleet.
+type collection struct {
+	name   string
+	server *Server
+
+	publishing sync.Mutex // one Publish at a time; taken before mu, held while encoding
+
+	mu        sync.Mutex // everything below
+	open      bool       // published at least once; until then streams are silent
+	removed   bool       // no longer configured: no new streams
+	seq       uint64     // of the newest publish that changed something
+	tables    [translate.NumKinds]table
+	streams   map[*stream]struct{}
+	published time.Time
+	publishes uint64
+	// before is the collection of the same name that was removed earlier and may
+	// still have streams. They are asked to come again once this one has content.
+	before *collection
+}
+
+// table is the resources of one kind and what changed in it.
+type table struct {
+	live map[string]item
+	log  []change // additions and changes, ascending; at most the newest of each name counts
+	last uint64   // seq of the newest addition or change
+
+	gone     map[string]tomb // removed, but perhaps still at some proxy
+	goneLog  []change
+	lastGone uint64
+
+	sum    uint64            // of the live entries: the table's version
+	frames map[uint64]*frame // by cursor: everything since; valid for this publish
+	full   *frame            // everything; the same
+}
+
+type item struct {
+	*entry
+	mod uint64 // seq of the publish that brought this version
+}
+
+type tomb struct {
+	*entry
+	seq uint64
+}
+
+type change struct {
+	seq  uint64
+	name string
+	at   time.Time // only in goneLog
+}
+
+func newCollection(name string, s *Server) *collection {
+	k := &collection{name: name, server: s, streams: make(map[*stream]struct{})}
+	for kind := range k.tables {
+		t := &k.tables[kind]
+		t.live, t.gone, t.frames = make(map[string]item), make(map[string]tomb), make(map[uint64]*frame)
+	}
+	return k
+}
+
+// edit is an encoded change; entry nil: gone.
+type edit struct {
+	kind  translate.Kind
+	name  string
+	entry *entry
+}
+
+// encodeAll turns a delta into edits, or says what is wrong with it.
+func encodeAll(changes []translate.Change) ([]edit, error) {
+	edits := make([]edit, 0, len(changes))
+	for _, c := range changes {
+		if c.Kind >= translate.NumKinds {
+			return nil, fmt.Errorf("resource %q is of the unknown kind %d", c.Name, c.Kind)
+		}
+		if c.Name == "" {
+			return nil, fmt.Errorf("one of the %s has no name", c.Kind)
+		}
+		var e *entry
+		if r := c.Resource; r != nil {
+			if r.Kind != c.Kind || r.Name != c.Name {
+				return nil, fmt.Errorf("the change of %s %q holds %s %q", c.Kind, c.Name, r.Kind, r.Name)
+			}
+			var err error
+			if e, err = encode(c.Kind, c.Name, r); err != nil {
+				return nil, fmt.Errorf("%s %q: %w", c.Kind, c.Name, err)
+			}
+		}
+		edits = append(edits, edit{c.Kind, c.Name, e})
+	}
+	if len(edits) > 1 {
+		type key struct {
+			kind translate.Kind
+			name string
+		}
+		seen := make(map[key]struct{}, len(edits))
+		for _, e := range edits {
+			if _, twice := seen[key{e.kind, e.name}]; twice {
+				return nil, fmt.Errorf("%s %q is in the delta twice", e.kind, e.name)
+			}
+			seen[key{e.kind, e.name}] = struct{}{}
+		}
+	}
+	return edits, nil
+}
+
+// publish applies the edits as one and lets every stream go on.
+func (k *collection) publish(edits []edit, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.published = now
+	k.publishes++
+	opened := !k.open
+	k.open = true
+	if !k.apply(edits, now) && !opened {
+		return
+	}
+	k.trim()
+	for st := range k.streams {
+		st.pump(now)
+	}
+	for b := k.before; b != nil; b = b.before {
+		b.endStreams(errMoved)
+	}
+	k.before = nil
+}
+
+// apply edits the tables and says whether anything is different now. Bytes that are
+// the same as before are no change.
+func (k *collection) apply(edits []edit, now time.Time) bool {
+	seq := k.seq + 1
+	changed := k.seq == 0 // the first publish counts even if it is empty
+	for _, e := range edits {
+		t := &k.tables[e.kind]
+		old, had := t.live[e.name]
+		switch {
+		case e.entry != nil && had && old.version == e.entry.version && old.eds == e.entry.eds,
+			e.entry == nil && !had:
+			continue
+		case e.entry != nil:
+			e.entry.name = nameOf(old, had, e.name)
+			t.live[e.entry.name] = item{e.entry, seq}
+			t.log = append(t.log, change{seq: seq, name: e.entry.name})
+			t.last = seq
+			t.sum += e.entry.sum
+			delete(t.gone, e.name)
+		default:
+			delete(t.live, e.name)
+			if len(k.streams) > 0 {
+				t.gone[old.name] = tomb{old.entry, seq}
+				t.goneLog = append(t.goneLog, change{seq: seq, name: old.name, at: now})
+				t.lastGone = seq
+			}
+		}
+		if had {
+			t.sum -= old.sum
+		}
+		clear(t.frames)
+		t.full = nil
+		changed = true
+	}
+	if changed {
+		k.seq = seq
+	}
+	return changed
+}
+
+// nameOf keeps one string per name for as long as a name lives.
+func nameOf(old item, had bool, name string) string {
+	if had {
+		return old.name
+	}
+	return name
+}
+
+// trim keeps the logs as long as the tables are large, however long they have been
+// written and however slow a stream is.
+func (k *collection) trim() {
+	for kind := range k.tables {
+		t := &k.tables[kind]
+		sent, retired := k.seq, k.seq
+		for st := range k.streams {
+			if s := &st.subs[kind]; s.active && !s.first {
+				sent, retired = min(sent, s.add), min(retired, s.rem)
+			}
+		}
+		t.log = dropUntil(t.log, sent)
+		if len(t.log) > 2*len(t.live)+64 {
+			t.log = slices.Clone(slices.DeleteFunc(t.log, func(c change) bool { return t.live[c.name].mod != c.seq }))
+		}
+		for _, c := range t.goneLog {
+			if c.seq > retired {
+				break
+			}
+			if t.gone[c.name].seq == c.seq {
+				delete(t.gone, c.name)
+			}
+		}
+		t.goneLog = dropUntil(t.goneLog, retired)
+		if len(t.goneLog) > 2*len(t.gone)+64 {
+			t.goneLog = slices.Clone(slices.DeleteFunc(t.goneLog, func(c change) bool { return t.gone[c.name].seq != c.seq }))
+		}
+		if len(t.gone) > maxTombs+len(t.live) {
+			// Grace has long passed and some stream still takes nothing. It may come
+			// again: what it must drop is then found out from what it says it has.
+			for st := range k.streams {
+				if s := &st.subs[kind]; s.active && s.rem == retired {
+					st.end(errStuck)
+				}
+			}
+		}
+	}
+}
+
+// maxTombs is how many removed resources of a kind, over the number of live ones, are
+// kept for a stream that does not take their removal.
+const maxTombs = 4096
+
+func dropUntil(log []change, seq uint64) []change {
+	n := logAfter(log, seq)
+	switch {
+	case n == 0:
+		return log
+	case n == len(log) && cap(log) <= 64:
+		clear(log)
+		return log[:0]
+	default:
+		return slices.Clone(log[n:])
+	}
+}
+
+// logAfter is the index of the first change after seq.
+func logAfter(log []change, seq uint64) int {
+	n, _ := slices.BinarySearchFunc(log, seq, func(c change, seq uint64) int {
+		if c.seq <= seq {
+			return -1
+		}
+		return 1
+	})
+	return n
+}
+
+// since is everything of a kind that changed after the cursor, as one shared frame.
+func (t *table) since(cursor uint64) *frame {
+	if f := t.frames[cursor]; f != nil {
+		return f
+	}
+	var entries []*entry
+	for _, c := range t.log[logAfter(t.log, cursor):] {
+		if it, ok := t.live[c.name]; ok && it.mod == c.seq {
+			entries = append(entries, it.entry)
+		}
+	}
+	f := newSharedFrame(entries)
+	t.frames[cursor] = f
+	return f
+}
+
+// everything is all of a kind, sorted by name, as one shared frame.
+func (t *table) everything() *frame {
+	if t.full == nil {
+		entries := make([]*entry, 0, len(t.live))
+		for _, it := range t.live {
+			entries = append(entries, it.entry)
+		}
+		slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(a.name, b.name) })
+		t.full = newSharedFrame(entries)
+	}
+	return t.full
+}
+
+// version is the table's, the same in every replica that serves the same resources.
+func (t *table) version() string { return fmt.Sprintf("%016x", t.sum) }
+
+// attach adds a stream; it is refused when the collection has been removed meanwhile.
+func (k *collection) attach(st *stream) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.removed {
+		return false
+	}
+	k.streams[st] = struct{}{}
+	return true
+}
+
+// detach forgets a stream and what was kept for it alone.
+func (k *collection) detach(st *stream) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	st.closed = true
+	st.stopTimer()
+	if _, ok := k.streams[st]; !ok {
+		return
+	}
+	delete(k.streams, st)
+	k.trim()
+	if len(k.streams) == 0 {
+		for kind := range k.tables {
+			clear(k.tables[kind].frames)
+			k.tables[kind].full = nil
+		}
+	}
+}
+
+func (k *collection) endStreams(why error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for st := range k.streams {
+		st.end(why)
+	}
+}
+
+// intern replaces names by the collection's own strings, so that a stream that names
+// ten thousand resources does not hold ten thousand strings of its own.
+func (k *collection) intern(kind translate.Kind, names []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := &k.tables[kind]
+	for i, name := range names {
+		if it, ok := t.live[name]; ok {
+			names[i] = it.name
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package xds
+
+import (
+	"math"
+	"time"
+
+	"github.com/waggle-lb/waggle/translate"
+)
+
+// retirement is the order of removals: a kind comes after all that may refer to it.
+// Listeners are not here: nothing refers to them, so they go with their additions.
+// Endpoints come last because Envoy drops them together with their cluster.
+var retirement = [...]translate.Kind{
+	translate.Listener, translate.Routes, translate.Extension, translate.Cluster, translate.Secret, translate.Endpoints,
+}
+
+// retire sends the removals whose time has come. What was removed by a publish stays at
+// this proxy until the proxy has acknowledged the state of that publish for every kind
+// that could refer to it; make before break. A proxy that does not acknowledge keeps it
+// for the grace time, counted from the publish, so that one bad proxy cannot make us
+// remember for ever. Even then nothing is removed before what left it has been sent.
+func (st *stream) retire(now time.Time, wake *deadline) {
+	k := st.k
+	settled := uint64(math.MaxUint64) // acknowledged by all kinds before this one
+	sent := st.sentUntil()
+	for _, kind := range retirement {
+		s := &st.subs[kind]
+		if s.active && !s.first && kind != translate.Listener {
+			st.retireKind(kind, settled, sent, now, wake)
+		}
+		settled = min(settled, st.settled(kind), k.seq)
+	}
+}
+
+func (st *stream) retireKind(kind translate.Kind, settled, sent uint64, now time.Time, wake *deadline) {
+	s, t := &st.subs[kind], &st.k.tables[kind]
+	if s.rem >= t.lastGone && len(s.late) == 0 {
+		s.rem = st.k.seq
+		return
+	}
+	if !s.open {
+		return
+	}
+	grace := st.server.grace
+	until := settled
+	for _, c := range t.goneLog[logAfter(t.goneLog, s.rem):] {
+		if c.seq <= until {
+			continue
+		}
+		if at := c.at.Add(grace); c.seq > sent || at.After(now) {
+			if c.seq <= sent {
+				wake.by(at)
+			}
+			break
+		}
+		until = c.seq
+	}
+	until = min(until, st.k.seq)
+	late := false
+	if len(s.late) > 0 {
+		at := s.lateAt.Add(grace)
+		late = s.lateSeq <= settled || s.lateSeq <= sent && !at.After(now)
+		if !late && s.lateSeq <= sent {
+			wake.by(at)
+		}
+	}
+	names := st.leaving(kind, until)
+	if late {
+		for name := range s.late {
+			if _, back := t.live[name]; !back && (s.wide || s.subscribed(name)) {
+				names = append(names, name)
+			}
+		}
+	}
+	if len(names) > 0 {
+		free, at := st.free(s, false, now)
+		if !free {
+			wake.by(at)
+			return
+		}
+		s.mark()
+		st.send(kind, nil, names, now)
+		if kind == translate.Cluster {
+			for _, name := range names {
+				delete(st.awaited, name)
+			}
+		}
+	}
+	s.rem = max(s.rem, until)
+	if late {
+		s.late = nil
+	}
+}
+
+// leaving is what was removed after the cursor and until a seq, of what this proxy asked
+// for and what has not come back since.
+func (st *stream) leaving(kind translate.Kind, until uint64) []string {
+	s, t := &st.subs[kind], &st.k.tables[kind]
+	if s.rem >= t.lastGone {
+		return nil
+	}
+	var names []string
+	for _, c := range t.goneLog[logAfter(t.goneLog, s.rem):] {
+		if c.seq > until {
+			break
+		}
+		if t.gone[c.name].seq == c.seq && s.subscribed(c.name) {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// settled is the seq up to which the proxy has acknowledged everything of a kind.
+func (st *stream) settled(kind translate.Kind) uint64 {
+	s, t := &st.subs[kind], &st.k.tables[kind]
+	switch {
+	case !s.active:
+		if st.resuming && (kind == translate.Listener || kind == translate.Routes) {
+			return 0 // it has some and has not said which
+		}
+		return st.k.seq
+	case s.first:
+		return 0
+	case !s.clean():
+		return s.settled
+	}
+	seq := st.k.seq
+	if s.add < t.last {
+		seq = min(seq, s.add)
+	}
+	if s.rem < t.lastGone {
+		seq = min(seq, s.rem)
+	}
+	if len(s.late) > 0 {
+		seq = min(seq, s.lateSeq-1)
+	}
+	return seq
+}
+
+// sentUntil is the seq up to which all listeners and routes have been sent.
+func (st *stream) sentUntil() uint64 {
+	seq := st.k.seq
+	for _, kind := range []translate.Kind{translate.Listener, translate.Routes} {
+		s := &st.subs[kind]
+		switch {
+		case !s.active:
+		case s.first:
+			return 0
+		case s.add < st.k.tables[kind].last || s.rem < st.k.tables[kind].lastGone && kind == translate.Listener:
+			seq = min(seq, s.add)
+		}
+	}
+	return seq
+}
+
+// retained is a resource that the collection no longer has, but whose removal this
+// stream has not been sent: a cluster on its way out still gets its endpoints.
+func (st *stream) retained(kind translate.Kind, name string) (*entry, bool) {
+	g, ok := st.k.tables[kind].gone[name]
+	if !ok || g.seq <= st.subs[kind].rem {
+		return nil, false
+	}
+	return g.entry, true
+}
+
+// sweepOrphans finds clusters that a proxy has although it never acknowledged them: Envoy
+// applies the good part of a response that it rejects, does not list that part when it
+// connects again, but does ask for the endpoints. Without this they would stay for good.
+func (st *stream) sweepOrphans(names map[string]struct{}, now time.Time) {
+	cds := &st.subs[translate.Cluster]
+	if !cds.active || !cds.wide || !st.resuming {
+		return
+	}
+	clusters := st.k.tables[translate.Cluster].live
+	var orphans []string
+	for name := range names {
+		if _, ok := clusters[name]; ok {
+			continue
+		}
+		if _, leaving := st.retained(translate.Cluster, name); !leaving {
+			orphans = append(orphans, name)
+		}
+	}
+	if len(orphans) > 0 {
+		cds.missed(orphans, st.k.seq, now)
+	}
+}
+
+// deadline is the earliest of several times; zero: none.
+type deadline struct{ at time.Time }
+
+func (d *deadline) by(t time.Time) {
+	if d.at.IsZero() || t.Before(d.at) {
+		d.at = t
+	}
+}
+
+// wakeAt pumps again at the deadline, if there is one.
+func (st *stream) wakeAt(d deadline, now time.Time) {
+	if d.at.IsZero() {
+		st.stopTimer()
+		return
+	}
+	wait := max(d.at.Sub(now), time.Millisecond)
+	if st.timer == nil {
+		st.timer = time.AfterFunc(wait, st.wake)
+		return
+	}
+	st.timer.Reset(wait)
+}
+
+func (st *stream) wake() {
+	st.k.mu.Lock()
+	defer st.k.mu.Unlock()
+	st.pump(st.server.now())
+}
+
+func (st *stream) stopTimer() {
+	if st.timer != nil {
+		st.timer.Stop()
+	}
+}

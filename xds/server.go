@@ -1,0 +1,187 @@
+package xds
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/waggle-lb/waggle/translate"
+)
+
+// Options are what a Server may be told; the zero value is right for production.
+type Options struct {
+	// Logger gets what an operator wants to know; nil: nothing is logged.
+	Logger *slog.Logger
+	// Gate is how long listeners and routes wait for a proxy to acknowledge the clusters
+	// they need, and how long a kind waits for its own previous response. Default 2 s.
+	Gate time.Duration
+	// Grace is how long a removed resource is kept for a proxy that has not acknowledged
+	// the listeners and routes that no longer use it. Default 15 s, at least twice Gate.
+	Grace time.Duration
+	// Identifier tells replicas apart in what Envoy shows of its control plane.
+	Identifier string
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+}
+
+// Server keeps the resources of all collections and serves them. Its methods may be
+// called from any goroutine.
+type Server struct {
+	log          *slog.Logger
+	gate, grace  time.Duration
+	now          func() time.Time
+	controlPlane *core.ControlPlane
+	metrics      *metrics
+
+	mu          sync.RWMutex
+	collections map[string]*collection
+	retired     map[string]*collection // removed, with proxies still connected
+}
+
+// New makes a server that knows no collection yet and refuses everybody.
+func New(o Options) *Server {
+	s := &Server{
+		log: o.Logger, gate: o.Gate, grace: o.Grace, now: o.Now,
+		metrics:     newMetrics(),
+		collections: make(map[string]*collection),
+		retired:     make(map[string]*collection),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.gate <= 0 {
+		s.gate = 2 * time.Second
+	}
+	if s.grace <= 0 {
+		s.grace = 15 * time.Second
+	}
+	s.grace = max(s.grace, 2*s.gate)
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if o.Identifier != "" {
+		s.controlPlane = &core.ControlPlane{Identifier: o.Identifier}
+	}
+	return s
+}
+
+// SetCollections says which collections there are. A new one is silent until its first
+// Publish. A removed one refuses new streams; the proxies that are connected stay as they
+// are, with what they have. One that comes back begins anew: its first Publish must hold
+// everything, and proxies that are still connected are then asked to connect again.
+func (s *Server) SetCollections(names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, k := range s.collections {
+		if slices.Contains(names, name) {
+			continue
+		}
+		delete(s.collections, name)
+		k.mu.Lock()
+		k.removed = true
+		if len(k.streams) > 0 || k.before != nil {
+			s.retired[name] = k
+		}
+		k.mu.Unlock()
+		s.metrics.forget(name)
+	}
+	for _, name := range names {
+		if s.collections[name] == nil {
+			k := newCollection(name, s)
+			k.before = s.retired[name]
+			delete(s.retired, name)
+			s.collections[name] = k
+		}
+	}
+}
+
+// Publish applies what changed in a collection; every connected proxy of it is on its
+// way to the new state when Publish returns. It costs the changes plus a little for each
+// stream, whatever the size of the collection. Resources that are the same as before are
+// no change. On an error nothing was applied.
+//
+// The first Publish of a collection opens it to its proxies; an empty one says that the
+// collection really is empty, and takes everything from proxies that have something.
+func (s *Server) Publish(d translate.Delta) error {
+	k := s.collection(d.Collection)
+	if k == nil {
+		return fmt.Errorf("publishing to collection %q: there is no such collection", d.Collection)
+	}
+	k.publishing.Lock()
+	defer k.publishing.Unlock()
+	edits, err := encodeAll(d.Changes)
+	if err != nil {
+		return fmt.Errorf("publishing to collection %q: %w", d.Collection, err)
+	}
+	k.publish(edits, s.now())
+	return nil
+}
+
+// Snapshot is what a collection is served now, by kind and name: the versions. It is nil
+// if there is no such collection or nothing has been published to it.
+func (s *Server) Snapshot(name string) map[translate.Kind]map[string]string {
+	k := s.collection(name)
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.open {
+		return nil
+	}
+	out := make(map[translate.Kind]map[string]string, translate.NumKinds)
+	for kind := range k.tables {
+		versions := make(map[string]string, len(k.tables[kind].live))
+		for name, it := range k.tables[kind].live {
+			versions[name] = it.version
+		}
+		out[translate.Kind(kind)] = versions
+	}
+	return out
+}
+
+func (s *Server) collection(name string) *collection {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.collections[name]
+}
+
+// all is every collection that has something to tell, the configured ones first.
+func (s *Server) all() []*collection {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*collection, 0, len(s.collections)+len(s.retired))
+	for _, k := range s.collections {
+		out = append(out, k)
+	}
+	for _, k := range s.retired {
+		out = append(out, k)
+	}
+	return out
+}
+
+// left drops a removed collection when its last proxy has gone.
+func (s *Server) left(k *collection) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.retired[k.name] != k {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.streams) == 0 {
+		delete(s.retired, k.name)
+	}
+}
+
+// panicked reports a panic that was caught at the edge of a stream.
+func (s *Server) panicked(p any, stack []byte) error {
+	s.log.Error("a stream failed; this is a bug in Waggle", "panic", fmt.Sprint(p), "stack", string(stack))
+	return status.Error(codes.Internal, "the control plane failed on this stream; connect again")
+}
