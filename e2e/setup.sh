@@ -25,6 +25,10 @@ needs=(
 	"make make"
 )
 
+# Only where the kernel has them: containers need the profile loader, overlay networks the module loader.
+[ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" != Y ] || needs+=("apparmor_parser apparmor")
+[ ! -e /proc/modules ] || needs+=("modprobe kmod")
+
 packages=()
 for need in "${needs[@]}"; do
 	read -r command package <<<"$need"
