@@ -145,10 +145,13 @@ func asciiHost(name string) (string, error) {
 	}
 	if !ascii(h) || strings.HasPrefix(h, "xn--") || strings.Contains(h, ".xn--") {
 		mapped, err := international.ToASCII(h)
-		if err != nil {
+		mapped = strings.TrimSuffix(mapped, ".")
+		// What comes out must be its own normal form: not every text that idna lets
+		// through once is a name that it would read again (U+FFFD).
+		if again, err2 := international.ToASCII(mapped); err != nil || err2 != nil || again != mapped {
 			return "", refuse(hint, "is not a valid internationalised name")
 		}
-		h = strings.TrimSuffix(mapped, ".")
+		h = mapped
 	}
 	if len(h) > 253 {
 		return "", refuse("write a shorter host", "is longer than 253 characters")

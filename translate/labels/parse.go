@@ -159,7 +159,7 @@ func (p *parser) read(s setting, into *target) bool {
 	if s.key.name == "service_cluster" {
 		return true // decided before, where the collections are known
 	}
-	if own, ok := p.set.Routes[routeName(into)][s.canonical]; ok && own.Text != s.value.Text && own.Label != s.value.Label {
+	if own, ok := p.set.Routes[routeName(into)][s.canonical]; ok && own.Label != s.value.Label && own.Text != s.value.Text && !s.key.value.same(own.Text, s.value.Text) {
 		p.report(Info, own, fmt.Sprintf("the operator of the collection requires `%s: %s`, which holds", s.canonical, shown(s.value.Text)), "remove the label")
 	}
 	notes, ok := check(s, into)

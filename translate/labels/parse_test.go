@@ -218,6 +218,8 @@ func TestProblems(t *testing.T) {
 			told: []string{
 				"info lb.ssl_only=\"true\": the operator of the collection requires `ssl_only: false`, which holds; remove the label",
 				"error lb.api.basic_auth=\"users\": `basic_auth` is not built yet: the route answers 503, because a guard never opens; remove the label"}},
+		{name: "required says what the label says", labels: map[string]string{"lb.ssl_only": "no"},
+			opts: Options{Required: map[string]string{"ssl_only": "false"}}, routes: []outcome{served}},
 		{name: "a required guard closes every route", labels: map[string]string{"lb.ssl_only": "false", "lb.api.hosts": "b.example"},
 			opts:   Options{Required: map[string]string{"ssl_only": "true"}},
 			routes: []outcome{{Hosts: a, Root: "/", Closed: true}, {Name: "api", Hosts: []string{"b.example"}, Root: "/", Closed: true}},
