@@ -1,0 +1,146 @@
+package explain
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/waggle-lb/waggle/translate"
+)
+
+// way is how a request comes in: the connection manager that takes it.
+type way struct {
+	port    uint32
+	manager *hcmv3.HttpConnectionManager
+	table   string // the name of its route configuration
+}
+
+// listenerFor finds the listener that serves a scheme, nil if none does. HTTPS is
+// what has a transport socket.
+func listenerFor(res translate.Resources, scheme string) (*way, error) {
+	for _, name := range slices.Sorted(maps.Keys(res[translate.Listener])) {
+		l, ok := res[translate.Listener][name].Message.(*listenerv3.Listener)
+		if !ok {
+			return nil, fmt.Errorf("listener %q is not one", name)
+		}
+		for _, chain := range l.GetFilterChains() {
+			if (chain.GetTransportSocket() != nil) != (scheme == "https") {
+				continue
+			}
+			for _, f := range chain.GetFilters() {
+				m := &hcmv3.HttpConnectionManager{}
+				if !f.GetTypedConfig().MessageIs(m) {
+					continue
+				}
+				if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+					return nil, fmt.Errorf("listener %q: read its connection manager: %w", name, err)
+				}
+				return &way{port: l.GetAddress().GetSocketAddress().GetPortValue(), manager: m, table: m.GetRds().GetRouteConfigName()}, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// routeTable finds a route configuration, nil if there is none of that name.
+func routeTable(res translate.Resources, name string) (*routev3.RouteConfiguration, error) {
+	r := res[translate.Routes][name]
+	if r == nil {
+		return nil, nil
+	}
+	if t, ok := r.Message.(*routev3.RouteConfiguration); ok {
+		return t, nil
+	}
+	t := &routev3.RouteConfiguration{} // put together from encoded parts
+	if err := proto.Unmarshal(r.Body, t); err != nil {
+		return nil, fmt.Errorf("read route table %q: %w", name, err)
+	}
+	return t, nil
+}
+
+// normalise brings host and path into the form in which the connection manager
+// matches them. It is false where the proxy answers by itself instead.
+func (a *Answer) normalise(q *request, w *way) bool {
+	q.host = stripHost(q.host, w)
+	path, verdict := normalisePath(q.path, w.manager)
+	if path != q.path && verdict != refused {
+		a.because(fmt.Sprintf("the path is matched as %s", path))
+	}
+	q.path = path
+	a.Request.Host, a.Request.Path = q.host, q.path
+	switch verdict {
+	case refused:
+		a.reject(400, "", "this is not a path that the proxy accepts")
+		return false
+	case redirected:
+		a.Action, a.Status, a.Location = Redirect, 307, path
+		a.because("the path holds an escaped slash: the client is sent to the plain one")
+		return false
+	}
+	return true
+}
+
+// stripHost drops what the connection manager drops of the Host header before
+// anything else sees it. What the route table ignores is no part of it.
+func stripHost(host string, w *way) string {
+	if i := portStart(host); i >= 0 {
+		port, _ := strconv.ParseUint(host[i+1:], 10, 32)
+		if w.manager.GetStripAnyHostPort() || w.manager.GetStripMatchingHostPort() && uint32(port) == w.port {
+			host = host[:i]
+		}
+	}
+	if w.manager.GetStripTrailingHostDot() {
+		if i := portStart(host); i >= 0 {
+			host = strings.TrimSuffix(host[:i], ".") + host[i:]
+		} else {
+			host = strings.TrimSuffix(host, ".")
+		}
+	}
+	return host
+}
+
+// dropHeaders takes away the headers that no route sees.
+func (w *way) dropHeaders(q *request) {
+	if w.manager.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() != corev3.HttpProtocolOptions_DROP_HEADER {
+		return
+	}
+	for name := range q.header {
+		if strings.Contains(name, "_") {
+			delete(q.header, name)
+		}
+	}
+}
+
+// localReason is the x-waggle-reason of an answer that Envoy makes by itself for
+// a response flag ("NR", "UH"), "" if it has none.
+func (w *way) localReason(flag string) string {
+	for _, m := range w.manager.GetLocalReplyConfig().GetMappers() {
+		if flagged(m.GetFilter(), flag) {
+			return reasonOf(m.GetHeadersToAdd())
+		}
+	}
+	return ""
+}
+
+func flagged(f *accesslogv3.AccessLogFilter, flag string) bool {
+	return slices.Contains(f.GetResponseFlagFilter().GetFlags(), flag)
+}
+
+// reasonOf is the x-waggle-reason among headers to add.
+func reasonOf(headers []*corev3.HeaderValueOption) string {
+	for _, h := range headers {
+		if strings.EqualFold(h.GetHeader().GetKey(), translate.ReasonHeader) {
+			return strings.ReplaceAll(h.GetHeader().GetValue(), "%%", "%")
+		}
+	}
+	return ""
+}
