@@ -289,10 +289,13 @@ func operatorValues(where string, m map[string]string) map[string]Value {
 
 // firstKey is the first key of a route in byte order, "" of one without keys.
 func firstKey(route map[string]Value) string {
-	for _, k := range slices.Sorted(maps.Keys(route)) {
-		return k
+	first := ""
+	for k := range route {
+		if first == "" || k < first {
+			first = k
+		}
 	}
-	return ""
+	return first
 }
 
 func firstLabel(route map[string]Value) Value { return route[firstKey(route)] }
