@@ -281,7 +281,7 @@ func (s *story) restarted(ctx context.Context, st *step) error {
 		return err
 	}
 	began := time.Now()
-	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := await(wait, "the Envoys to come back", func() (bool, error) {
 		now, err := s.channels(ctx)

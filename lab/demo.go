@@ -95,7 +95,7 @@ func demoLoad(env, addr string, rate float64) []load.Target {
 	target := func(name, host, path string, share float64, services ...string) load.Target {
 		return load.Target{
 			Name: env + " " + name, URL: "http://" + addr + path, Host: host + "." + env + ".localhost:" + port,
-			Rate: rate * share, Timeout: loadTimeout, Expect: load.Service(services...),
+			Rate: rate * share, Timeout: loadTimeout, MaxInFlight: 3000, Expect: load.Service(services...),
 		}
 	}
 	return []load.Target{

@@ -18,6 +18,7 @@ func (l *lab) follow(ctx context.Context) error {
 	if l.o.Once {
 		return l.tryAll(ctx)
 	}
+	fmt.Fprintln(l.progress, honesty)
 	fmt.Fprintf(l.progress, "Saved changes of %s are live at once. Ctrl-C ends it.\n", list(l.o.Files))
 	first := true
 	return l.files.Run(ctx, func(u watcher.Update) {

@@ -118,22 +118,28 @@ func (l *lab) live(ctx context.Context) error {
 	for _, p := range l.fleet {
 		go func() { // ends with the process, which ends before Run does
 			<-p.Ended()
-			cancel(fmt.Errorf("the Envoy of collection %s ended by itself: see its log, or start the lab again", p.Name()))
+			cancel(endedError(p.Name()))
 		}()
 	}
-	if err := l.announce(ctx); err != nil {
+	if err := l.announce(); err != nil {
 		return err
 	}
-	var err error
+	tell := l.follow
 	if l.files == nil {
-		err = l.tellStory(ctx)
-	} else {
-		err = l.follow(ctx)
+		tell = l.tellStory
 	}
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		return cause
+	err := tell(ctx)
+	if ended, ok := errors.AsType[endedError](context.Cause(ctx)); ok {
+		return ended
 	}
 	return err
+}
+
+// endedError names the collection whose Envoy ended although nobody asked it to.
+type endedError string
+
+func (e endedError) Error() string {
+	return fmt.Sprintf("the Envoy of collection %s ended by itself, and the lab with it: start it again", string(e))
 }
 
 // read fills in the configuration and gives what should run: the demo, or the stack files.

@@ -19,6 +19,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/watcher"
+	"github.com/waggle-lb/waggle/watcher/stackfile"
 	"github.com/waggle-lb/waggle/xds"
 )
 
@@ -63,7 +64,7 @@ func TestTheStoryGoesWell(t *testing.T) {
 	o := freeOptions(&out, &progress)
 	o.Once = true
 	o.Timing = Timing{Warning: 300 * time.Millisecond, Grace: 5 * time.Second, Notice: 50 * time.Millisecond, Restart: 100 * time.Millisecond}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	err := Run(ctx, o)
 	t.Logf("%s%s", out.String(), progress.String())
@@ -77,13 +78,15 @@ func TestTheStoryGoesWell(t *testing.T) {
 	}
 }
 
-// running starts a lab that stays up, waits for its ready line, and gives its ports.
+// ready is the line that a lab prints when it is.
 type ready struct {
 	Ready       bool   `json:"ready"`
 	API         string `json:"api"`
 	Collections map[string]struct{ HTTP, HTTPS, Admin string }
 }
 
+// running starts a lab that stays up, waits for its ready line, and gives its ports.
+// It must end well with the test.
 func running(t *testing.T, o Options) ready {
 	t.Helper()
 	o.Format = "json"
@@ -154,6 +157,31 @@ services:
 	got, err = ask(t.Context(), proxy, "two.localhost", "/")
 	require.NoError(t, err)
 	require.Equal(t, "stack_web", got.service)
+}
+
+func TestCtrlCEndsTheStory(t *testing.T) {
+	var out, progress syncBuffer
+	r := running(t, freeOptions(&out, &progress))
+	require.Len(t, r.Collections, 3)
+	require.Contains(t, r.API, "127.0.0.1:")
+	for name, c := range r.Collections {
+		got, err := ask(t.Context(), c.HTTP, "blog."+name+".localhost", "/")
+		require.NoError(t, err)
+		require.Equal(t, blog(name), got.service)
+	}
+	require.Eventually(t, func() bool { return strings.Contains(progress.String(), "The story.") }, time.Minute, 5*time.Millisecond)
+	require.Equal(t, 1, strings.Count(out.String(), "\n"), "stdout has the ready line and nothing else")
+}
+
+func TestAnEnvoyThatEndsEndsTheLab(t *testing.T) {
+	b := newBench(t)
+	var out, progress syncBuffer
+	b.o.Stdout, b.progress = &out, &progress
+	b.files = stackfile.NewSource(stackfile.Options{Files: []string{"testdata/hosts.yml"}})
+	ended := make(chan error, 1)
+	go func() { ended <- b.live(t.Context()) }()
+	b.fleet[0].Stop()
+	require.EqualError(t, <-ended, "the Envoy of collection dev ended by itself, and the lab with it: start it again")
 }
 
 func TestOnceAsksEveryRouteOfAStackFile(t *testing.T) {

@@ -19,7 +19,7 @@ type taskPort struct {
 
 // portsOf finds every container port of a service that something may be sent to:
 // published, exposed, or named by a port label. further are those of operators'
-// defaults; they count where the service has no other.
+// defaults, which hold for any route that names none.
 func portsOf(spec *watcher.Service, prefixes []string, further []uint32) []taskPort {
 	var ports []taskPort
 	add := func(p taskPort) {
@@ -52,10 +52,8 @@ func portsOf(spec *watcher.Service, prefixes []string, further []uint32) []taskP
 			add(taskPort{target: uint32(n), network: "tcp", raw: keys["tcp_port"].Text != ""})
 		}
 	}
-	if len(ports) == 0 {
-		for _, p := range further {
-			add(taskPort{target: p, network: "tcp"})
-		}
+	for _, p := range further {
+		add(taskPort{target: p, network: "tcp"})
 	}
 	slices.SortFunc(ports, func(a, b taskPort) int {
 		return cmp.Or(cmp.Compare(a.target, b.target), cmp.Compare(a.network, b.network))

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -117,7 +116,7 @@ func servicesOf(action *routev3.RouteAction) []string {
 }
 
 // announce says that everything is ready, in the way that was asked for.
-func (l *lab) announce(context.Context) error {
+func (l *lab) announce() error {
 	if l.o.Format == "json" {
 		return l.readyLine()
 	}

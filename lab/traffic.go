@@ -12,8 +12,9 @@ import (
 	"github.com/waggle-lb/waggle/lab/load"
 )
 
-// loadTimeout is when the demo's load gives a request up.
-const loadTimeout = 5 * time.Second
+// loadTimeout is when the demo's load gives a request up. It is long: on a machine
+// with other things to do a request may be slow, and slow is not lost.
+const loadTimeout = 20 * time.Second
 
 // traffic is the live load on every collection.
 type traffic struct {
