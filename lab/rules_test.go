@@ -116,9 +116,9 @@ var rules = []struct {
 			{at("gone.example.com"), want{status: 503, reason: "no_task", retryAfter: "1"}},
 		},
 		shares: []share{
-			{"replicas.example.com", map[string]float64{"shares_stable": 0.8, "shares_canary": 0.2}},
-			{"weights.example.com", map[string]float64{"shares_heavy": 0.75, "shares_light": 0.25}},
-			{"halfgone.example.com", map[string]float64{"shares_there": 1}},
+			{at("replicas.example.com"), map[string]float64{"shares_stable": 0.8, "shares_canary": 0.2}},
+			{at("weights.example.com"), map[string]float64{"shares_heavy": 0.75, "shares_light": 0.25}},
+			{at("halfgone.example.com"), map[string]float64{"shares_there": 1}},
 		},
 	},
 	{name: "routes and ports", files: []string{"routes"}, // Grammar; Where it goes: port
@@ -131,10 +131,14 @@ var rules = []struct {
 			{at("exposed.example.com"), ok("routes_exposed")},
 			{at("whatever.example.com", "/deep/path"), sees("routes_everything-else", "/deep/path")},
 			{at("portless.example.com"), no(503, "not_built")},
+			{at("vip.example.com"), ok("routes_vip")},
+			{at("host.example.com"), ok("routes_host")},
 		},
 		problems: []problem{
 			{labels.Warning, "routes_many", "lb.hosts", ""},
 			{labels.Error, "routes_many", "", ""},
+			{labels.Info, "routes_vip", "lb.backend_mode", ""},
+			{labels.Info, "routes_host", "lb.backend_mode", ""},
 		},
 	},
 	{name: "collections", files: []string{"collections"}, // Which collection
@@ -148,8 +152,15 @@ var rules = []struct {
 			{request{in: "dev", host: "default.example.com"}, no(503, "unknown_host")},
 			{request{in: "dev", host: "moon.example.com"}, no(503, "unknown_host")},
 			{request{in: "default", host: "moon.example.com"}, no(503, "unknown_host")},
+			{request{in: "dev", host: "access.example.com"}, ok("collections_by-access")},
+			{request{in: "prod", host: "constraint.example.com"}, ok("collections_by-constraint")},
+			{request{in: "dev", host: "foreign.example.com"}, no(503, "unknown_host")},
+			{request{in: "prod", host: "foreign.example.com"}, no(503, "unknown_host")},
 		},
-		problems: []problem{{labels.Error, "collections_nowhere", "lb.service_cluster", ""}},
+		problems: []problem{
+			{labels.Error, "collections_nowhere", "lb.service_cluster", ""},
+			{labels.Error, "collections_foreign", "lb.service_cluster", ""},
+		},
 	},
 	{name: "the operator's keys", files: []string{"operator"}, // Grammar: precedence
 		asks: []exchange{
@@ -172,6 +183,11 @@ var rules = []struct {
 			{labels.Error, "team-b_thief", "lb.hosts", "team-a_web"},
 			{labels.Error, "team-b_thief-of-api", "", "team-a_api"},
 		},
+	},
+	{name: "hosts by the operator's word", files: []string{"early", "late"}, // Whose host is it: share_hosts, host_owners
+		asks:     []exchange{{request{in: "dev", host: "owned.example.com"}, ok("late_owned")}},
+		problems: []problem{{labels.Error, "early_owned", "lb.hosts", "late_owned"}},
+		shares:   []share{{request{in: "open", host: "merged.example.com"}, map[string]float64{"early_merged": 0.5, "late_merged": 0.5}}},
 	},
 	{name: "bad values", files: []string{"bad"}, // When a value is bad
 		asks: []exchange{
@@ -228,10 +244,10 @@ type problem struct {
 	winner         string
 }
 
-// share is how requests to a host must spread over services.
+// share is how a request, sent often, must spread over services.
 type share struct {
-	host string
-	by   map[string]float64
+	request
+	by map[string]float64
 }
 
 // bench is a lab without a story: proxies of real Envoys, and services as a test wants them.
@@ -244,7 +260,12 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	binary, err := envoy.Find()
 	require.NoError(t, err)
-	l := &lab{o: Options{API: "127.0.0.1:0"}, cfg: config.ForCollections([]string{"dev", "prod", "strict"})}
+	l := &lab{o: Options{API: "127.0.0.1:0"}, cfg: config.ForCollections([]string{"dev", "prod", "strict", "open"})}
+	dev, prod := l.cfg.Collections["dev"], l.cfg.Collections["prod"]
+	dev.AccessLabels, prod.AccessLabels = []string{"/dev"}, []string{"/prod"}
+	prod.MatchConstraints = []string{"node.labels.collection==prod"}
+	dev.HostOwners = map[string][]string{"owned.example.com": {"late"}}
+	l.cfg.Collections["open"].ShareHosts = "any"
 	strict := l.cfg.Collections["strict"]
 	strict.Defaults = map[string]string{"port": "80", "context_root_rewrite": "true"}
 	strict.Required = map[string]string{"context_root": "/must", "timeout": "200ms"}
@@ -379,14 +400,14 @@ func TestEveryRuleByRealRequests(t *testing.T) {
 				const n = 400
 				got := map[string]int{}
 				for range n {
-					resp, _ := b.send(t, at(s.host))
+					resp, _ := b.send(t, s.request)
 					require.Equal(t, 200, resp.StatusCode)
 					got[resp.Header.Get("X-Waggle-Service")]++
 				}
 				require.Len(t, got, len(s.by), "%v", got)
 				for service, share := range s.by {
-					// Four standard deviations of a share of 0.25 in 400 are 0.087.
-					require.InDelta(t, share, float64(got[service])/n, 0.09, "%v", got)
+					// Four standard deviations of a half of 400 are 0.1.
+					require.InDelta(t, share, float64(got[service])/n, 0.11, "%v", got)
 				}
 			}
 		})
