@@ -256,8 +256,8 @@ func (r *running) reaches(t testing.TB, c *envoylike.Client, collection string) 
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	err := c.Wait(ctx, func() bool { return c.Active() && c.Matches(r.Snapshot(collection)) == nil })
-	require.NoError(t, err, "the client does not reach the served state: active %v, %v\nfaults %v\nproxies %+v",
-		c.Active(), c.Matches(r.Snapshot(collection)), c.Faults(), r.Proxies())
+	require.NoError(t, err, "%s does not reach the served state: active %v, %v\nfaults %v\nproxies %+v",
+		c.Node(), c.Active(), c.Matches(r.Snapshot(collection)), c.Faults(), r.Proxies())
 }
 
 // settles waits until the server knows that every proxy has acknowledged everything.

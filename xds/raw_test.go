@@ -179,3 +179,14 @@ func newListener(t testing.TB) net.Listener {
 	require.NoError(t, err)
 	return lis
 }
+
+// listenAgain takes the address of a server that has just stopped.
+func listenAgain(addr string) (lis net.Listener, err error) {
+	for range 200 {
+		if lis, err = net.Listen("tcp", addr); err == nil {
+			return lis, nil
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	return nil, err
+}

@@ -428,11 +428,11 @@ func (st *stream) identify(node *core.Node) error {
 	if st.ended {
 		return errStopping
 	}
-	st.proxy, st.since = id, st.server.now()
-	if !k.attach(st) {
+	st.proxy, st.since, st.k = id, st.server.now(), k
+	if !k.attach(st) { // from here on a Publish may see the stream
+		st.k = nil
 		return unknownCollection(id)
 	}
-	st.k = k
 	return nil
 }
 

@@ -72,7 +72,7 @@ func (c *Client) takeClusters(added []*discovery.Resource, removed []string, ask
 	}
 }
 
-func (c *Client) takeEndpoints(added []*discovery.Resource) {
+func (c *Client) takeEndpoints(added []*discovery.Resource, removed []string) {
 	k := &c.kinds[translate.Endpoints]
 	for _, r := range added {
 		if _, asked := k.asked[r.GetName()]; !asked {
@@ -83,7 +83,13 @@ func (c *Client) takeEndpoints(added []*discovery.Resource) {
 			cl.warm, cl.active = true, true
 		}
 	}
-	// Removals of endpoints are ignored.
+	// Removals of endpoints are ignored; a cluster that waits for endpoints that are not
+	// there is warm without them after its initial_fetch_timeout, here at once.
+	for _, name := range removed {
+		if cl := c.clusters[name]; cl != nil && k.have[name] == nil {
+			cl.warm = true
+		}
+	}
 }
 
 func (c *Client) takeListeners(added []*discovery.Resource, removed []string, ask *asks) {
@@ -153,8 +159,7 @@ func (c *Client) takeRoutes(added []*discovery.Resource, removed []string) {
 	k := &c.kinds[translate.Routes]
 	for _, r := range added {
 		if _, asked := k.asked[r.GetName()]; !asked {
-			c.fault("route table %q came although nobody asked for it", r.GetName())
-			continue
+			continue // left while it was on its way: ignored
 		}
 		m, err := unpack(r.GetResource())
 		msg, ok := m.(*routev3.RouteConfiguration)
@@ -202,7 +207,6 @@ func (c *Client) takeNamed(kind translate.Kind, added []*discovery.Resource, rem
 	k := &c.kinds[kind]
 	for _, r := range added {
 		if _, asked := k.asked[r.GetName()]; !asked {
-			c.fault("%s %q came although nobody asked for it", kind, r.GetName())
 			continue
 		}
 		k.have[r.GetName()] = r
@@ -210,11 +214,12 @@ func (c *Client) takeNamed(kind translate.Kind, added []*discovery.Resource, rem
 	c.checkRemoved(kind, removed)
 }
 
-// checkRemoved: nothing may be taken, or be called absent, that a listener uses.
+// checkRemoved: nothing may be taken that a listener uses. (To be told that what it waits
+// for is not there is no fault: the listener goes on waiting, or is replaced.)
 func (c *Client) checkRemoved(kind translate.Kind, removed []string) {
 	used := c.used()[kind]
 	for _, name := range removed {
-		if _, uses := used[name]; uses {
+		if _, uses := used[name]; uses && c.kinds[kind].have[name] != nil {
 			c.fault("%s %q was removed while a listener names it", kind, name)
 		}
 		delete(c.kinds[kind].have, name)

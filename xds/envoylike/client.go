@@ -148,6 +148,13 @@ func (c *Client) begin(s discovery.AggregatedDiscoveryService_DeltaAggregatedRes
 		for i := range c.kinds {
 			c.kinds[i].begun = false
 		}
+		for _, cl := range c.clusters {
+			// What was warming when the stream broke takes the endpoints that it had
+			// before, after its initial_fetch_timeout; here at once.
+			if c.kinds[translate.Endpoints].have[cl.eds] != nil {
+				cl.warm, cl.active = true, true
+			}
+		}
 		out = append(out, c.first(translate.Cluster))
 		for _, kind := range order[1:] {
 			if c.kinds[kind].wants(kind, c.live) {
@@ -218,7 +225,7 @@ func (c *Client) take(m *discovery.DeltaDiscoveryResponse) []*discovery.DeltaDis
 	case translate.Cluster:
 		c.takeClusters(good, removed, ask)
 	case translate.Endpoints:
-		c.takeEndpoints(good)
+		c.takeEndpoints(good, removed)
 	case translate.Listener:
 		c.takeListeners(good, removed, ask)
 	case translate.Routes:

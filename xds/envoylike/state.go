@@ -28,6 +28,9 @@ func (c Counts) Sum() (n int) {
 	return n
 }
 
+// Node is the client's node ID.
+func (c *Client) Node() string { return c.opts.Node }
+
 // State is what the client has, by kind and name: the versions. Only what it uses: the
 // endpoints of its clusters, the route tables of its listeners.
 func (c *Client) State() map[translate.Kind]map[string]string {
