@@ -77,7 +77,7 @@ func (r *reader) labels(check Check, key string, m map[string]string) {
 		return
 	}
 	for _, err := range check(key, m) {
-		r.fail(key, err.Error(), "")
+		r.fail(key, strings.TrimPrefix(err.Error(), key+": "), "")
 	}
 }
 

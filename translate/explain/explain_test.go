@@ -125,7 +125,7 @@ func TestExplain(t *testing.T) {
 		{"escaped slash", "", "http://paths.example.com/b%2fc?x=%2f", nil, "redirect 307 /b/c?x=%2f", "escaped slash"},
 		{"NUL", "", "http://paths.example.com/a%00b", nil, "reject 400", ""},
 		{"no route", "", "http://paths.example.com/zzz", nil, "reject 404 no_route", "has no route for GET /zzz"},
-		{"wildcard", "", "http://x.y.example.com/", nil, "forward wild_one wild_one wild_one:80", "covered by *.example.com by wild_one"},
+		{"wildcard", "", "http://x.y.example.com/", nil, "forward wild_one wild_one wild_one:80", "covered by *.example.com of wild_one"},
 		{"longest wildcard", "", "http://x.shop.example.com/", nil, "forward wild_two wild_two wild_two:80", "the longest wildcard of 2 that match"},
 		{"trailing dot", "", "http://shop.example.com./api", nil, "forward shop_api#safe shop_api shop_api:8080", ""},
 		{"unknown host", "", "http://nowhere.test/x", nil, "reject 503 unknown_host waggle:unknown_host", "nobody claims host nowhere.test"},
@@ -246,7 +246,7 @@ func TestJSON(t *testing.T) {
 	require.NoError(t, err)
 	require.JSONEq(t, `{"collection":"dev","request":{"method":"GET","url":"http://nowhere.test/","host":"nowhere.test","path":"/"},
 		"virtual_host":"*","route":"waggle:unknown_host","service":"","cluster":"","endpoints":[],"action":"reject","status":503,"reason":"unknown_host","location":"",
-		"because":["nobody claims host nowhere.test: what is for every other host takes it",
+		"because":["nobody claims host nowhere.test",
 		"the proxy answers 503 by itself: No service is published under this host."],"lost":[]}`, string(raw))
 }
 

@@ -44,23 +44,27 @@ func chooseHost(t *routev3.RouteConfiguration, host string, port uint32) (*route
 	}
 	switch {
 	case exact != nil:
-		return exact, fmt.Sprintf("host %s is claimed exactly%s", host, claimants(exact))
+		return exact, fmt.Sprintf("host %s is claimed exactly%s", host, claimants(" by ", exact))
 	case suffix != nil:
-		why := fmt.Sprintf("host %s is covered by %s%s", host, longestSuffix, claimants(suffix))
+		why := fmt.Sprintf("host %s is covered by %s%s", host, longestSuffix, claimants(" of ", suffix))
 		if matching > 1 {
 			why += fmt.Sprintf(", the longest wildcard of %d that match", matching)
 		}
 		return suffix, why
 	case prefix != nil:
-		return prefix, fmt.Sprintf("host %s is covered by %s%s", host, longestPrefix, claimants(prefix))
+		return prefix, fmt.Sprintf("host %s is covered by %s%s", host, longestPrefix, claimants(" of ", prefix))
 	case rest != nil:
-		return rest, fmt.Sprintf("nobody claims host %s: what is for every other host takes it%s", host, claimants(rest))
+		if whose := claimants("", rest); whose != "" {
+			return rest, fmt.Sprintf("nobody claims host %s: it falls to the default backend, %s", host, whose)
+		}
+		return rest, "nobody claims host " + host
 	}
 	return nil, ""
 }
 
-// claimants names the services behind a virtual host, as far as that fits in a sentence.
-func claimants(v *routev3.VirtualHost) string {
+// claimants names the services behind a virtual host, as far as that fits in a
+// sentence, after a word that leads to them; "" if there are none.
+func claimants(lead string, v *routev3.VirtualHost) string {
 	const most = 3
 	var names []string
 	seen := map[string]bool{}
@@ -76,9 +80,9 @@ func claimants(v *routev3.VirtualHost) string {
 	case len(names) == 0:
 		return ""
 	case len(names) > most:
-		return fmt.Sprintf(" by %s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+		return fmt.Sprintf("%s%s and %d more", lead, strings.Join(names[:most], ", "), len(names)-most)
 	}
-	return " by " + strings.Join(names, ", ")
+	return lead + strings.Join(names, ", ")
 }
 
 // servicesOf names the services that a route belongs to: those behind it, else the one of its name.
