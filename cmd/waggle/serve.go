@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/waggle-lb/waggle/admin"
+	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/translate/labels"
+	"github.com/waggle-lb/waggle/watcher"
+	"github.com/waggle-lb/waggle/watcher/engine"
+	"github.com/waggle-lb/waggle/xds"
+)
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the control plane",
+		Long: `Run the control plane: read what runs in the Swarm, and serve every collection's
+Envoys their configuration over ADS.
+
+Without --config there is one collection, default, on ports 80 and 443. Settings
+outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRESS).`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logger(cmd)
+			if err != nil {
+				return err
+			}
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			if !cfg.XDS.Insecure {
+				return errors.New("the channel to the proxies has no TLS: give xds.tls in waggle.yml, or, on a network that is yours alone, set WAGGLE_XDS_INSECURE=true")
+			}
+			src := engine.New(engine.Options{
+				Host: cfg.Swarm.Host, PollInterval: cfg.Swarm.PollInterval, Log: log,
+				Interesting: func(s *watcher.Service) bool { return !labels.Merge(cfg.LabelPrefixes, s.Name, s.Labels).Empty() },
+			})
+			if err := src.Check(cmd.Context()); err != nil {
+				return err
+			}
+			xdsLis, err := listen("xds.address", cfg.XDS.Address)
+			if err != nil {
+				return err
+			}
+			adminLis, err := listen("admin.address", cfg.Admin.Address)
+			if err != nil {
+				return errors.Join(err, xdsLis.Close())
+			}
+			log.Info("serving", "xds", xdsLis.Addr(), "admin", adminLis.Addr(), "source", src.Name(), "collections", len(cfg.Collections))
+			log.Warn("xds.insecure: proxies are believed what their node ID says; use it on a network that is yours alone")
+			return controlPlane{cfg: cfg, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
+		},
+	}
+}
+
+// listen opens a TCP address that the configuration names by key.
+func listen(key, address string) (net.Listener, error) {
+	lis, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: %s is taken by another program: stop it, or choose another port in waggle.yml", key, address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: listen on %s: %w", key, address, err)
+	}
+	return lis, nil
+}
+
+// controlPlane is the rooms of a control plane, wired.
+type controlPlane struct {
+	cfg        *config.Config
+	source     watcher.Source
+	xds, admin net.Listener
+	log        *slog.Logger
+}
+
+// run serves until ctx ends. It closes both listeners.
+func (p controlPlane) run(ctx context.Context) error {
+	server := xds.New(xds.Options{Logger: p.log})
+	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(server, loop, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	handler := admin.Handler(admin.Options{
+		Address: p.admin.Addr().String(), Token: p.cfg.Admin.Token, Metrics: metrics,
+		Ready: func() error {
+			if s := loop.Status(); !s.Ready {
+				return errors.Join(errors.New("no complete picture of the Swarm is published yet"), s.SourceError)
+			}
+			return nil
+		},
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return loop.Run(ctx) })
+	g.Go(func() error { return p.source.Run(ctx, loop.Update) })
+	g.Go(func() error { return server.Serve(ctx, p.xds) })
+	g.Go(func() error { return admin.Serve(ctx, p.admin, handler) })
+	return g.Wait()
+}
