@@ -70,6 +70,27 @@ func TestEnvoyAgrees(t *testing.T) {
 	}
 }
 
+// The same for tables that nobody thought out.
+func TestEnvoyAgreesOnRandomTables(t *testing.T) {
+	asked := []string{"a.test", "b.test", "x.a.test", "y.x.a.test", "z.y.x.a.test", "z.a.test", "c.test", "test"}
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 7))
+			res := randomTable(t, r)
+			proxy := serve(t, res)
+			ask := asker{rand: r, hosts: asked, segments: randomSegments}
+			for range 120 {
+				q := ask.request()
+				got, err := proxy.send(t.Context(), q)
+				require.NoError(t, err, "%+v", q)
+				want, err := Explain(res, Request{Collection: "default", Method: q.method, URL: "http://" + q.host + q.path, Header: q.header}, nil)
+				require.NoError(t, err, "%+v", q)
+				agree(t, q, want, got)
+			}
+		})
+	}
+}
+
 // Every spelling of a path that normalisation knows comes out as Envoy has it.
 func TestEnvoyAgreesOnPaths(t *testing.T) {
 	res := handmade(t)
