@@ -134,15 +134,19 @@ func (s *story) scales(ctx context.Context, st *step) error {
 
 func (s *story) dies(ctx context.Context, st *step) error {
 	var mu sync.Mutex
-	var dead []string
+	dead := map[string]string{}
 	err := s.everywhere(func(env string) error {
 		name, err := s.src.Kill(ctx, api(env))
 		mu.Lock()
 		defer mu.Unlock()
-		dead = append(dead, name)
+		dead[env] = name
 		return err
 	})
-	st.say("killed: %s; requests that a dead task had are sent to another one", list(dead))
+	var names []string
+	for _, env := range s.collections() {
+		names = append(names, dead[env])
+	}
+	st.say("killed: %s; requests that a dead task had are sent to another one", list(names))
 	return err
 }
 
@@ -302,9 +306,10 @@ func (s *story) restarted(ctx context.Context, st *step) error {
 	if err != nil {
 		return err
 	}
-	var again, so int
+	var again, connections, so int
 	for i := range after {
 		again += after[i].received - before[i].received
+		connections += after[i].connections - before[i].connections
 		so += before[i].received
 	}
 	var alone uint64
@@ -312,10 +317,10 @@ func (s *story) restarted(ctx context.Context, st *step) error {
 		alone += r.Requests
 	}
 	st.say("%d requests were answered while there was none; all Envoys came back %s after it did", alone, milliseconds(back))
-	if again > len(after)*newConnection {
+	if again > connections*newConnection {
 		return fmt.Errorf("the proxies were sent what they had already: %d bytes", again)
 	}
-	st.say("sent again: nothing (%d bytes for %d new connections; until then the proxies had been sent %d)", again, len(after), so)
+	st.say("sent again: nothing (%d bytes for %d new connections; until then they had been sent %d)", again, connections, so)
 
 	// The new one is really in charge: a change reaches the proxies.
 	env := s.collections()[0]
@@ -334,19 +339,20 @@ func (s *story) restarted(ctx context.Context, st *step) error {
 // newConnection bounds the bytes that an Envoy receives of a control plane that has
 // nothing to tell it: HTTP/2's own frames and an empty answer for each type. The
 // smallest cluster is bigger.
-const newConnection = 600
+const newConnection = 400
 
 // channel is how an Envoy sees its control plane.
 type channel struct {
-	connected bool
-	received  int // bytes
+	connected   bool
+	received    int // bytes
+	connections int // that were made, tries not counted
 }
 
 // channels asks every Envoy.
 func (s *story) channels(ctx context.Context) ([]channel, error) {
 	var all []channel
 	for _, p := range s.fleet {
-		text, err := p.Get(ctx, "/stats?filter=connected_state|cluster.xds.upstream_cx_rx_bytes_total")
+		text, err := p.Get(ctx, "/stats?filter=connected_state|cluster.xds.upstream_cx_")
 		if err != nil {
 			return nil, err
 		}
@@ -362,6 +368,10 @@ func (s *story) channels(ctx context.Context) ([]channel, error) {
 				c.connected = n == 1
 			case "cluster.xds.upstream_cx_rx_bytes_total":
 				c.received = n
+			case "cluster.xds.upstream_cx_total":
+				c.connections += n
+			case "cluster.xds.upstream_cx_connect_fail":
+				c.connections -= n
 			}
 		}
 		all = append(all, c)

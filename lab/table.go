@@ -134,7 +134,11 @@ func (l *lab) readyLine() error {
 	for _, a := range l.addresses {
 		collections[a.collection] = ports{a.http.String(), a.https.String(), a.admin.String()}
 	}
-	line, err := json.Marshal(map[string]any{"ready": true, "api": l.api, "collections": collections})
+	line, err := json.Marshal(struct {
+		Ready       bool             `json:"ready"`
+		API         string           `json:"api"`
+		Collections map[string]ports `json:"collections"`
+	}{true, l.api, collections})
 	if err != nil {
 		return fmt.Errorf("write the ready line: %w", err)
 	}
