@@ -76,7 +76,10 @@ func labelOf(l *labels.Service, key string) string {
 	if written, ok := r.Labels[key]; ok {
 		return written
 	}
-	return strings.TrimSuffix(r.LabelPrefix, r.Name+".") + key
+	if r.Name != "" {
+		return strings.TrimSuffix(r.LabelPrefix, r.Name+".") + key
+	}
+	return r.LabelPrefix + key
 }
 
 // onHostNetwork reports whether the service runs on its nodes' own network.
