@@ -1,0 +1,394 @@
+package translate
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/translate/labels"
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// swarm is a random Swarm that changes step by step, never an old picture.
+type swarm struct {
+	rnd     *rand.Rand
+	picture *watcher.Picture
+	cfg     *config.Config
+	n       int
+}
+
+func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
+
+func newSwarm(seed uint64) *swarm {
+	s := &swarm{rnd: rand.New(rand.NewPCG(seed, 7)), picture: newWorld().Picture, cfg: testConfig()}
+	for range 4 + s.rnd.IntN(8) {
+		s.addService()
+	}
+	s.config()
+	return s
+}
+
+// next makes a new picture to write to.
+func (s *swarm) next() {
+	p := *s.picture
+	p.Services, p.Tasks, p.Nodes, p.Networks = maps.Clone(p.Services), maps.Clone(p.Tasks), maps.Clone(p.Nodes), maps.Clone(p.Networks)
+	s.picture = &p
+}
+
+func (s *swarm) config() {
+	r, cfg := s.rnd, testConfig()
+	dev := cfg.Collections["dev"]
+	dev.ShareHosts = pick(r, "owner", "owner", "any")
+	dev.Networks = pick(r, []string{"dev-edge"}, nil, []string{"nowhere", "back", "dev-edge"})
+	dev.HostOwners = pick(r, nil, nil, map[string][]string{"*.x.test": {"red"}, "b.test": {"blue", "red"}})
+	dev.AccessLabels = pick(r, nil, []string{"/dev", "/Shared/dev"})
+	cfg.Collections["prod"].AccessLabels = pick(r, nil, []string{"/prod", "/dev/prod"})
+	cfg.Collections["prod"].MatchConstraints = []string{"node.labels.collection == prod"}
+	cfg.Collections["prod"].Networks = pick(r, nil, []string{"prod-edge"})
+	dev.Default = r.IntN(4) > 0
+	if r.IntN(4) == 0 {
+		cfg.Collections["test"] = &config.Collection{Name: "test", Bind: "0.0.0.0", HTTPPort: 8080}
+	}
+	dev.Defaults = pick(r, nil, map[string]string{"retries": "1"})
+	s.cfg = cfg
+}
+
+func (s *swarm) route(prefix string, into map[string]string) {
+	r := s.rnd
+	into[prefix+"hosts"] = pick(r, "a.test", "b.test", "a.test,b.test", "*.x.test", "y.x.test", "*", "A.test.", "bad host", "*.*")
+	into[prefix+"port"] = pick(r, "80", "80", "81", "", "0", "http")
+	into[prefix+"context_root"] = pick(r, "", "", "/", "/app", "/app/", "/app/deep", "/b", "//", "/%2e", "app", "/a b", "/ü")
+	into[prefix+"context_root_rewrite"] = pick(r, "", "", "true", "maybe")
+	into[prefix+"weight"] = pick(r, "", "", "", "0", "10", "-1", "1000000")
+	into[prefix+"default_backend"] = pick(r, "", "", "", "", "true")
+	into[prefix+"max_fails"] = pick(r, "", "", "0", "3")
+	into[prefix+"connect_timeout"] = pick(r, "", "", "1s", "2")
+	into[prefix+"timeout"] = pick(r, "", "", "30s", "x")
+	into[prefix+"basic_auth"] = pick(r, "", "", "", "", "", "users")
+	into[prefix+"path"] = pick(r, "", "", "", "", "", "/exact")
+}
+
+func (s *swarm) labels() map[string]string {
+	r := s.rnd
+	keys := map[string]string{}
+	s.route("", keys)
+	for _, name := range []string{"api", "web-2"} {
+		if r.IntN(4) == 0 {
+			s.route(name+".", keys)
+		}
+	}
+	keys["service_cluster"] = pick(r, "", "", "", "dev", "prod", "test", "nowhere")
+	keys["network"] = pick(r, "", "", "", "dev-edge", "back", "gone", "bridge", "ingress")
+	keys["backend_mode"] = pick(r, "", "", "", "task", "vip", "host", "magic")
+	out := map[string]string{}
+	for k, v := range keys {
+		if v != "" {
+			out[pick(r, "com.docker.lb.", "com.docker.lb.", "lb.")+k] = v
+		}
+	}
+	if v := pick(r, "", "red", "blue", "green"); v != "" {
+		out[watcher.StackLabel] = v
+	}
+	if v := pick(r, "", "", "", "/dev", "/Shared/dev/team", "/prod", "/other"); v != "" {
+		out[labels.AccessLabel] = v
+	}
+	if r.IntN(8) == 0 {
+		out[FleetLabel] = pick(r, "dev", "prod", "nowhere")
+	}
+	return out
+}
+
+func (s *swarm) spec(id string, version uint64) *watcher.Service {
+	r := s.rnd
+	w := &watcher.Service{
+		ID: id, Name: "svc-" + id, Version: version, CreatedAt: epoch, Labels: s.labels(),
+		Mode: pick(r, watcher.Replicated, watcher.Replicated, watcher.Replicated, watcher.Global, watcher.ReplicatedJob), Replicas: uint64(r.IntN(5)),
+		EndpointMode: pick(r, "vip", "dnsrr"),
+		Constraints:  pick(r, nil, nil, []string{"node.labels.collection==prod"}, []string{"node.role==worker"}),
+	}
+	if r.IntN(10) == 0 {
+		w.Name = "svc-same"
+	}
+	for _, n := range []string{"id-dev-edge", "id-prod-edge", "id-back"} {
+		if r.IntN(2) == 0 {
+			w.Networks = append(w.Networks, n)
+			w.VIPs = append(w.VIPs, watcher.VIP{Network: n, Addr: netip.MustParseAddr("10.9.9.9")})
+		}
+	}
+	if r.IntN(3) == 0 {
+		w.Ports = append(w.Ports, watcher.Port{Protocol: "tcp", Target: 80, Published: 8080, HostMode: r.IntN(2) == 0})
+	}
+	return w
+}
+
+func (s *swarm) addService() string {
+	s.n++
+	id := fmt.Sprintf("%03d", s.n)
+	s.picture.Services[id] = s.spec(id, 1)
+	s.setTasks(id)
+	return id
+}
+
+func (s *swarm) setTasks(id string) {
+	r, spec := s.rnd, s.picture.Services[id]
+	var tasks []*watcher.Task
+	for slot := range r.IntN(4) {
+		t := &watcher.Task{
+			ID: fmt.Sprintf("%s-%d", id, r.IntN(1000)), ServiceID: id, NodeID: pick(r, "n1", "n2", "gone"), Slot: slot + 1,
+			State: pick(r, watcher.Running, watcher.Running, watcher.Starting), Desired: pick(r, watcher.Running, watcher.Running, watcher.Shutdown),
+		}
+		for i, n := range spec.Networks {
+			t.Addresses = append(t.Addresses, watcher.Address{Network: n, Addr: netip.AddrFrom4([4]byte{10, byte(i), byte(s.n), byte(r.IntN(200) + 1)})})
+		}
+		switch r.IntN(6) {
+		case 0:
+			t.Ports = []watcher.HostPort{{Protocol: "tcp", Target: 80, Published: 30000 + uint32(r.IntN(9))}}
+		case 1:
+			t.Addresses = append(t.Addresses, watcher.Address{Network: "id-back", Addr: netip.MustParseAddr("127.0.0.1")})
+		}
+		tasks = append(tasks, t)
+	}
+	if len(tasks) == 0 {
+		delete(s.picture.Tasks, id)
+	} else {
+		s.picture.Tasks[id] = tasks
+	}
+}
+
+// step changes the Swarm and says what changed.
+func (s *swarm) step() watcher.Changes {
+	s.next()
+	r := s.rnd
+	if len(s.picture.Services) == 0 {
+		id := s.addService()
+		return watcher.Changes{Services: map[string]struct{}{id: {}}, Tasks: map[string]struct{}{id: {}}}
+	}
+	one := func() string {
+		ids := slices.Sorted(maps.Keys(s.picture.Services))
+		return ids[r.IntN(len(ids))]
+	}
+	set := func(id string) map[string]struct{} { return map[string]struct{}{id: {}} }
+	switch r.IntN(12) {
+	case 0:
+		id := s.addService()
+		return watcher.Changes{Services: set(id), Tasks: set(id)}
+	case 1:
+		id := one()
+		delete(s.picture.Services, id)
+		delete(s.picture.Tasks, id)
+		return watcher.Changes{Services: set(id), Tasks: set(id)}
+	case 2, 3, 4:
+		id := one()
+		s.picture.Services[id] = s.spec(id, s.picture.Services[id].Version+1)
+		return watcher.Changes{Services: set(id)}
+	case 5:
+		s.picture.Nodes["n2"] = &watcher.Node{ID: "n2", Hostname: pick(r, "beta", ""), Down: r.IntN(2) == 0, Addr: pick(r, netip.Addr{}, netip.MustParseAddr("192.168.0.2"))}
+		return watcher.Changes{Nodes: true}
+	case 6:
+		if _, ok := s.picture.Networks["id-back"]; ok {
+			delete(s.picture.Networks, "id-back")
+		} else {
+			s.picture.Networks["id-back"] = &watcher.Network{ID: "id-back", Name: "back", Ingress: r.IntN(5) == 0}
+		}
+		return watcher.Changes{Shared: true}
+	case 7:
+		if r.IntN(3) == 0 {
+			s.config()
+		}
+		return watcher.Changes{}
+	default:
+		id := one()
+		s.setTasks(id)
+		return watcher.Changes{Tasks: set(id)}
+	}
+}
+
+// everything is what a Builder says, comparable.
+func everything(b *Builder, cfg *config.Config) map[string]any {
+	out := map[string]any{"problems": slices.Clone(b.Problems()), "services": b.Services()}
+	for name := range cfg.Collections {
+		for k, m := range b.Resources(name) {
+			for n, r := range m {
+				out[fmt.Sprintf("%s %s %s", name, Kind(k), n)] = string(r.Body)
+			}
+		}
+	}
+	return out
+}
+
+func TestIncrementalIsTheSameAsFromNothing(t *testing.T) {
+	for seed := range uint64(150) {
+		s := newSwarm(seed)
+		b := NewBuilder()
+		proxies := map[string]Resources{}
+		apply := func(ds []Delta) {
+			for _, d := range ds {
+				require.True(t, slices.IsSortedFunc(d.Changes, func(x, y Change) int {
+					if x.Kind != y.Kind {
+						return int(x.Kind) - int(y.Kind)
+					}
+					return slices.Compare([]byte(x.Name), []byte(y.Name))
+				}))
+				res := proxies[d.Collection]
+				for _, c := range d.Changes {
+					if res[c.Kind] == nil {
+						res[c.Kind] = map[string]*Resource{}
+					}
+					if c.Resource == nil {
+						require.Contains(t, res[c.Kind], c.Name, "seed %d: gone, but never there", seed)
+						delete(res[c.Kind], c.Name)
+						continue
+					}
+					if old := res[c.Kind][c.Name]; old != nil {
+						require.NotEqual(t, string(old.Body), string(c.Resource.Body), "seed %d: %s %s did not change", seed, c.Kind, c.Name)
+					}
+					res[c.Kind][c.Name] = c.Resource
+				}
+				proxies[d.Collection] = res
+			}
+		}
+		apply(b.Build(Input{s.picture, s.cfg}, watcher.Changes{All: true}))
+		for step := range 20 {
+			var changes watcher.Changes
+			for range 1 + s.rnd.IntN(3) {
+				changes.Merge(s.step())
+			}
+			apply(b.Build(Input{s.picture, s.cfg}, changes))
+			fresh := Build(Input{s.picture, s.cfg})
+			if diff := cmp.Diff(everything(fresh, s.cfg), everything(b, s.cfg)); diff != "" {
+				t.Fatalf("seed %d, step %d: incremental differs (-from nothing +incremental)\n%s", seed, step, diff)
+			}
+			for name := range s.cfg.Collections {
+				for k, m := range b.Resources(name) {
+					require.Len(t, proxies[name][k], len(m), "seed %d step %d: what was sent of %s %s", seed, step, name, Kind(k))
+					for n, r := range m {
+						require.Equal(t, string(r.Body), string(proxies[name][k][n].Body))
+					}
+				}
+			}
+			for name := range proxies {
+				if s.cfg.Collections[name] == nil {
+					delete(proxies, name)
+				}
+			}
+			if step%5 == 0 {
+				requireClosed(t, b, s.cfg)
+			}
+		}
+	}
+}
+
+// One picture, told service by service in any order, is one result.
+func TestOrderOfEventsLeavesNoTrace(t *testing.T) {
+	for seed := range uint64(40) {
+		s := newSwarm(1000 + seed)
+		want := everything(Build(Input{s.picture, s.cfg}), s.cfg)
+		for range 4 {
+			ids := slices.Sorted(maps.Keys(s.picture.Services))
+			s.rnd.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+			b := NewBuilder()
+			p := *s.picture
+			p.Services, p.Tasks = map[string]*watcher.Service{}, map[string][]*watcher.Task{}
+			b.Build(Input{&p, s.cfg}, watcher.Changes{All: true})
+			for _, id := range ids {
+				q := p
+				q.Services, q.Tasks = maps.Clone(p.Services), maps.Clone(p.Tasks)
+				q.Services[id] = s.picture.Services[id]
+				if ts := s.picture.Tasks[id]; ts != nil {
+					q.Tasks[id] = ts
+				}
+				p = q
+				b.Build(Input{&q, s.cfg}, watcher.Changes{Services: map[string]struct{}{id: {}}, Tasks: map[string]struct{}{id: {}}})
+			}
+			if diff := cmp.Diff(want, everything(b, s.cfg)); diff != "" {
+				t.Fatalf("seed %d, order %v\n%s", seed, ids, diff)
+			}
+		}
+	}
+}
+
+// Whatever a new service says, the others keep their clusters and endpoints, and
+// every route of a host that belongs to somebody: it can add a path to such a
+// host, take a share where its own stack has one, and nothing else.
+func TestNewcomerCostsOthersNothing(t *testing.T) {
+	for seed := range uint64(300) {
+		s := newSwarm(5000 + seed)
+		for _, c := range s.cfg.Collections {
+			c.ShareHosts = "owner"
+		}
+		before := Build(Input{s.picture, s.cfg})
+		s.next()
+		id := s.addService()
+		spec := s.picture.Services[id]
+		spec.Labels[watcher.StackLabel] = "stranger"
+		delete(spec.Labels, FleetLabel)
+		spec.CreatedAt = epoch.Add(1e15)
+		after := before.clone(s)
+		for name := range s.cfg.Collections {
+			old, now := before.Resources(name), after.Resources(name)
+			for _, k := range []Kind{Cluster, Endpoints, Listener} {
+				for n, r := range old[k] {
+					require.NotNil(t, now[k][n], "seed %d: %s %s is gone", seed, k, n)
+					require.Equal(t, string(r.Body), string(now[k][n].Body), "seed %d: %s %s", seed, k, n)
+				}
+			}
+			oldHosts, nowHosts := tableOf(old), tableOf(now)
+			for h, vh := range oldHosts {
+				if h == "*" && len(before.collections[name].hosts["*"].claimsOrNone()) == 0 {
+					continue // nobody's: the newcomer may take it
+				}
+				require.NotNil(t, nowHosts[h], "seed %d: host %s is gone", seed, h)
+				left := nowHosts[h].Routes
+				for _, r := range vh.Routes {
+					if r.GetDirectResponse() != nil && vagueOf(before, r.Name) {
+						continue // a last resort: it holds nothing against others
+					}
+					i := slices.IndexFunc(left, func(x *routev3.Route) bool { return cmp.Equal(mustEncode(x), mustEncode(r)) })
+					require.GreaterOrEqual(t, i, 0, "seed %d: host %s lost or changed %s", seed, h, r.Name)
+					for _, added := range left[:i] {
+						require.Contains(t, added.Name, spec.Name, "seed %d: host %s", seed, h)
+						require.NotEqual(t, "/", added.Match.GetPrefix())
+					}
+					left = left[i+1:]
+				}
+			}
+		}
+	}
+}
+
+// clone builds the swarm's present picture from nothing.
+func (b *Builder) clone(s *swarm) *Builder { return Build(Input{s.picture, s.cfg}) }
+
+func vagueOf(b *Builder, route string) bool {
+	for _, s := range b.services {
+		for _, r := range s.routes {
+			if r.name == route {
+				return r.vague
+			}
+		}
+	}
+	return false
+}
+
+func (h *host) claimsOrNone() []*claim {
+	if h == nil {
+		return nil
+	}
+	return h.claims
+}
+
+func tableOf(r Resources) map[string]*routev3.VirtualHost {
+	out := map[string]*routev3.VirtualHost{}
+	for _, vh := range r[Routes][httpTable].Message.(*routev3.RouteConfiguration).VirtualHosts {
+		out[vh.Name] = vh
+	}
+	return out
+}
