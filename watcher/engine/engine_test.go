@@ -1,0 +1,818 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/swarm"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/waggle-lb/waggle/watcher"
+	"github.com/waggle-lb/waggle/watcher/engine/fakedocker"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// quick are options for a fake daemon: everything a hundred times as fast, and no
+// full list but those that something asks for.
+func quick(d *fakedocker.Daemon) Options {
+	return Options{
+		Host: d.Host(), PollInterval: 10 * time.Millisecond,
+		Timing: Timing{
+			FastPoll: 5 * time.Millisecond, FastFor: 50 * time.Millisecond, SlowPoll: 20 * time.Millisecond,
+			FullList: time.Hour, Confirm: 10 * time.Millisecond, Settle: 5 * time.Millisecond, Timeout: 5 * time.Second,
+			BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond,
+		},
+	}
+}
+
+// watch is a running source. Every update it emits is checked for what must always hold.
+type watch struct {
+	t       *testing.T
+	updates chan watcher.Update
+	last    watcher.Update
+	stop    func()
+}
+
+func start(t *testing.T, o Options) *watch {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &watch{t: t, updates: make(chan watcher.Update, 10_000)}
+	ended := make(chan error, 1)
+	go func() { ended <- New(o).Run(ctx, func(u watcher.Update) { w.updates <- u }) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	t.Cleanup(w.stop)
+	return w
+}
+
+// until takes updates up to one that is as wanted.
+func (w *watch) until(what string, ok func(watcher.Update) bool) watcher.Update {
+	w.t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case u := <-w.updates:
+			w.check(u)
+			w.last = u
+			if ok(u) {
+				return u
+			}
+		case <-deadline:
+			require.FailNowf(w.t, "it did not come to this", "%s; last update: %+v", what, w.last)
+		}
+	}
+}
+
+func (w *watch) check(u watcher.Update) {
+	w.t.Helper()
+	if u.Err != nil {
+		require.Same(w.t, w.last.Picture, u.Picture, "an error changes no picture")
+		require.True(w.t, u.Changes.Empty())
+		require.False(w.t, u.Full)
+		require.Equal(w.t, u.Picture == nil, u.At.IsZero(), "the time of the last success, if there was one")
+		require.NotContains(w.t, u.Err.Error(), "\n")
+		require.Contains(w.t, u.Err.Error(), "; ", "a sentence and the way out")
+		return
+	}
+	require.NotNil(w.t, u.Picture)
+	require.False(w.t, u.At.IsZero())
+	require.Equal(w.t, watcher.Diff(w.last.Picture, u.Picture), u.Changes)
+}
+
+func (w *watch) picture(what string, ok func(*watcher.Picture) bool) watcher.Update {
+	w.t.Helper()
+	return w.until(what, func(u watcher.Update) bool { return u.Err == nil && ok(u.Picture) })
+}
+
+func (w *watch) fails(with string) watcher.Update {
+	w.t.Helper()
+	return w.until("an error with "+with, func(u watcher.Update) bool { return u.Err != nil && strings.Contains(u.Err.Error(), with) })
+}
+
+// tasks lists the tasks of a service as "id:ready" and the like.
+func tasks(p *watcher.Picture, service string) (out []string) {
+	for _, t := range p.Tasks[service] {
+		is := "coming"
+		switch {
+		case t.Ready():
+			is = "ready"
+		case t.Leaving():
+			is = "leaving"
+		}
+		out = append(out, t.ID+":"+is)
+	}
+	return out
+}
+
+func has(p *watcher.Picture, service string, want ...string) bool {
+	return slices.Equal(tasks(p, service), want)
+}
+
+func TestTheFirstUpdateIsEverything(t *testing.T) {
+	d := fakedocker.Start(t)
+	four := uint64(4)
+	d.PutService("web", func(s *swarm.Service) {
+		s.Spec.Name = "shop_web"
+		s.Spec.Labels = map[string]string{watcher.StackLabel: "shop", "com.docker.lb.port": "8080"}
+		s.Spec.Mode.Replicated.Replicas = &four
+		s.Spec.TaskTemplate.ContainerSpec.Labels = map[string]string{"in": "container"}
+		s.Spec.TaskTemplate.Placement = &swarm.Placement{Constraints: []string{"node.labels.collection==dev"}}
+		s.Spec.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "net"}}
+		s.Spec.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeVIP, Ports: []swarm.PortConfig{
+			{Protocol: "tcp", TargetPort: 8080, PublishMode: "ingress"},
+			{Protocol: "udp", TargetPort: 9000, PublishedPort: 9000, PublishMode: "host"},
+		}}
+		s.Endpoint = swarm.Endpoint{
+			Ports:      []swarm.PortConfig{{Protocol: "tcp", TargetPort: 8080, PublishedPort: 30001, PublishMode: "ingress"}},
+			VirtualIPs: []swarm.EndpointVirtualIP{{NetworkID: "ingress", Addr: "10.0.0.5/24"}, {NetworkID: "net", Addr: "10.0.1.2/24"}},
+		}
+	})
+	d.PutService("job", func(s *swarm.Service) {
+		s.Spec.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}}
+	})
+	d.PutService("agent", func(s *swarm.Service) {
+		s.Spec.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}}
+		s.Spec.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR}
+	})
+	d.PutTask("web", "t2", func(x *swarm.Task) {
+		x.Slot = 2
+		x.NetworksAttachments = []swarm.NetworkAttachment{fakedocker.On("ingress", "10.0.0.7/24"), fakedocker.On("net", "10.0.1.14/24")}
+		x.Status.PortStatus.Ports = []swarm.PortConfig{
+			{Protocol: "udp", TargetPort: 9000, PublishedPort: 9000, PublishMode: "host"},
+			{Protocol: "tcp", TargetPort: 8080, PublishedPort: 30001, PublishMode: "ingress"},
+		}
+	})
+	d.PutTask("web", "t1", nil)
+	d.PutTask("agent", "a1", func(x *swarm.Task) {
+		x.Slot = 0
+		x.NetworksAttachments = []swarm.NetworkAttachment{{Network: swarm.Network{ID: "h", Spec: swarm.NetworkSpec{Annotations: swarm.Annotations{Name: "host"}}}}}
+	})
+	d.PutTask("agent", "a2", func(x *swarm.Task) { x.Slot, x.NodeID = 0, "n2" })
+	d.PutTask("job", "j1", func(x *swarm.Task) { x.JobIteration = &swarm.Version{} })
+	d.PutNode("n2", func(n *swarm.Node) {
+		n.Status.State, n.Status.Addr = swarm.NodeStateDown, "192.168.7.2"
+		n.Spec.Labels = map[string]string{"collection": "dev"}
+	})
+	d.PutNetwork("net", func(n *network.Summary) { n.Name = "dev-edge"; n.Labels = map[string]string{"a": "b"} })
+	d.PutNetwork("ingress", func(n *network.Summary) { n.Ingress = true })
+	d.PutNetwork("bridge", func(n *network.Summary) { n.Scope = "local" })
+	d.PutConfig("site", "hello")
+	d.PutSecret("key")
+
+	w := start(t, quick(d))
+	u := w.picture("the first picture", func(*watcher.Picture) bool { return true })
+	require.True(t, u.Changes.All)
+	require.True(t, u.Full)
+	for _, s := range u.Picture.Services {
+		require.NotZero(t, s.Version)
+		require.False(t, s.CreatedAt.IsZero())
+	}
+	ignored := cmpopts.IgnoreFields(watcher.Service{}, "Version", "CreatedAt")
+	addr := netip.MustParseAddr
+	require.Empty(t, cmp.Diff(&watcher.Picture{
+		Services: map[string]*watcher.Service{
+			"web": {
+				ID: "web", Name: "shop_web", Mode: watcher.Replicated, Replicas: 4, EndpointMode: "vip",
+				Labels:          map[string]string{watcher.StackLabel: "shop", "com.docker.lb.port": "8080"},
+				ContainerLabels: map[string]string{"in": "container"},
+				Constraints:     []string{"node.labels.collection==dev"},
+				Networks:        []string{"net"},
+				Ports:           []watcher.Port{{Protocol: "tcp", Target: 8080, Published: 30001}, {Protocol: "udp", Target: 9000, Published: 9000, HostMode: true}},
+				VIPs:            []watcher.VIP{{Network: "ingress", Addr: addr("10.0.0.5")}, {Network: "net", Addr: addr("10.0.1.2")}},
+			},
+			"job":   {ID: "job", Name: "job", Mode: watcher.ReplicatedJob, Replicas: 1, EndpointMode: "vip"},
+			"agent": {ID: "agent", Name: "agent", Mode: watcher.Global, Replicas: 2, EndpointMode: "dnsrr"},
+		},
+		Tasks: map[string][]*watcher.Task{
+			"web": {
+				{ID: "t1", ServiceID: "web", NodeID: "n1", Slot: 1, State: watcher.Running, Desired: watcher.Running},
+				{
+					ID: "t2", ServiceID: "web", NodeID: "n1", Slot: 2, State: watcher.Running, Desired: watcher.Running,
+					Addresses: []watcher.Address{{Network: "ingress", Addr: addr("10.0.0.7")}, {Network: "net", Addr: addr("10.0.1.14")}},
+					Ports:     []watcher.HostPort{{Protocol: "udp", Target: 9000, Published: 9000}},
+				},
+			},
+			"agent": {
+				{ID: "a1", ServiceID: "agent", NodeID: "n1", State: watcher.Running, Desired: watcher.Running, HostNetwork: true},
+				{ID: "a2", ServiceID: "agent", NodeID: "n2", State: watcher.Running, Desired: watcher.Running},
+			},
+		},
+		Nodes: map[string]*watcher.Node{
+			"n1": {ID: "n1", Hostname: "n1.example", Addr: addr("192.168.7.1")},
+			"n2": {ID: "n2", Hostname: "n2.example", Addr: addr("192.168.7.2"), Down: true, Labels: map[string]string{"collection": "dev"}},
+		},
+		Networks: map[string]*watcher.Network{
+			"net":     {ID: "net", Name: "dev-edge", Labels: map[string]string{"a": "b"}},
+			"ingress": {ID: "ingress", Name: "ingress", Ingress: true},
+		},
+		Configs: map[string]*watcher.Config{"site": {ID: "site", Name: "site", Labels: map[string]string{"of": "site"}, Data: []byte("hello")}},
+		Secrets: map[string]*watcher.Secret{"key": {ID: "key", Name: "key", Labels: map[string]string{"of": "key"}}},
+	}, u.Picture, ignored, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{})))
+}
+
+// Which tasks count at which moment of their life (swarm.md §3 and §5).
+func TestTheLifeOfATask(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutTask("web", "old", nil)
+	d.PutTask("web", "history", func(x *swarm.Task) {
+		x.DesiredState, x.Status.State = swarm.TaskStateShutdown, swarm.TaskStateFailed
+	})
+	w := start(t, quick(d))
+	w.picture("one ready task, no history", func(p *watcher.Picture) bool { return has(p, "web", "old:ready") })
+
+	// Stop-first: the new one is made before the old one is gone, and is not wanted yet.
+	d.PutTask("web", "new", func(x *swarm.Task) {
+		x.DesiredState, x.Status.State = swarm.TaskStateReady, swarm.TaskStatePreparing
+	})
+	d.Want("old", swarm.TaskStateShutdown)
+	w.picture("the old one is leaving", func(p *watcher.Picture) bool { return has(p, "web", "old:leaving") })
+	d.Want("new", swarm.TaskStateRunning)
+	w.picture("the new one is wanted", func(p *watcher.Picture) bool { return has(p, "web", "new:coming", "old:leaving") })
+	d.Observe("old", swarm.TaskStateShutdown)
+	w.picture("the old one has stopped", func(p *watcher.Picture) bool { return has(p, "web", "new:coming") })
+	d.Observe("new", swarm.TaskStateStarting)
+	d.Observe("new", swarm.TaskStateRunning)
+	w.picture("the new one is ready", func(p *watcher.Picture) bool { return has(p, "web", "new:ready") })
+
+	// Scaled down: wanted removed, and then deleted.
+	d.PutTask("web", "two", func(x *swarm.Task) { x.Slot = 2 })
+	w.picture("two", func(p *watcher.Picture) bool { return has(p, "web", "new:ready", "two:ready") })
+	d.Want("two", swarm.TaskStateRemove)
+	w.picture("one of them leaving", func(p *watcher.Picture) bool { return has(p, "web", "new:ready", "two:leaving") })
+	d.RemoveTask("two")
+	w.picture("and gone", func(p *watcher.Picture) bool { return has(p, "web", "new:ready") })
+
+	// A crash: the state says it before anybody wants it gone.
+	d.Observe("new", swarm.TaskStateFailed)
+	w.picture("nothing runs", func(p *watcher.Picture) bool { return has(p, "web") })
+}
+
+// A leaving task that Waggle finds when it starts is there too.
+func TestLeavingTasksAreSeenAtTheStart(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutTask("web", "old", func(x *swarm.Task) { x.DesiredState = swarm.TaskStateShutdown })
+	w := start(t, quick(d))
+	w.picture("a leaving task", func(p *watcher.Picture) bool { return has(p, "web", "old:leaving") })
+	d.Observe("old", swarm.TaskStateShutdown)
+	w.picture("and gone", func(p *watcher.Picture) bool { return has(p, "web") })
+}
+
+// History is asked for once, and leaving tasks by their IDs: see taskReader.
+func TestTaskListsCarryNoHistory(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	for i := range 70 {
+		d.PutTask("web", fmt.Sprintf("t%02d", i), func(x *swarm.Task) { x.Slot = i })
+	}
+	w := start(t, quick(d))
+	w.picture("all of them", func(p *watcher.Picture) bool { return len(p.Tasks["web"]) == 70 })
+	for i := range 70 {
+		d.Want(fmt.Sprintf("t%02d", i), swarm.TaskStateShutdown)
+	}
+	w.picture("all leaving", func(p *watcher.Picture) bool {
+		return len(p.Tasks["web"]) == 70 && !slices.ContainsFunc(p.Tasks["web"], (*watcher.Task).Ready)
+	})
+	w.stop()
+	lists, byID := 0, 0
+	for i, q := range d.Asked("/tasks") {
+		f := q.Get("filters")
+		switch {
+		case i == 0:
+			require.JSONEq(t, `{"desired-state":{"running":true,"remove":true,"shutdown":true}}`, f)
+		case strings.Contains(f, `"id"`):
+			byID++
+			require.LessOrEqual(t, strings.Count(f, "true"), maxTaskIDs)
+		default:
+			lists++
+			require.JSONEq(t, `{"desired-state":{"running":true,"remove":true}}`, f)
+		}
+	}
+	require.Positive(t, lists)
+	require.GreaterOrEqual(t, byID, 2, "seventy IDs are two requests")
+}
+
+// A lost node's tasks stay as they are (running, unwanted) for a day; nobody needs to ask for each of them every second.
+func TestTasksOfALostNode(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutNode("n2", nil)
+	d.PutTask("web", "a", nil)
+	d.PutTask("web", "b", func(x *swarm.Task) { x.Slot, x.NodeID = 2, "n2" })
+	w := start(t, quick(d))
+	w.picture("two", func(p *watcher.Picture) bool { return has(p, "web", "a:ready", "b:ready") })
+	d.PutNode("n2", func(n *swarm.Node) { n.Status.State = swarm.NodeStateDown })
+	w.picture("the node down", func(p *watcher.Picture) bool { return p.Nodes["n2"].Down })
+	d.Want("b", swarm.TaskStateShutdown)
+	w.picture("its task unwanted", func(p *watcher.Picture) bool { return has(p, "web", "a:ready", "b:leaving") })
+
+	byID := func() (n int) {
+		for _, q := range d.Asked("/tasks") {
+			n += strings.Count(q.Get("filters"), `"id"`)
+		}
+		return n
+	}
+	n, lists := byID(), len(d.Asked("/tasks"))
+	w.until("some more lists", func(u watcher.Update) bool {
+		return u.Err == nil && len(d.Asked("/tasks")) > lists+5 && has(u.Picture, "web", "a:ready", "b:leaving")
+	})
+	require.LessOrEqual(t, byID(), n+1)
+
+	d.PutNode("n2", func(n *swarm.Node) { n.Status.State = swarm.NodeStateReady })
+	d.Observe("b", swarm.TaskStateShutdown)
+	w.picture("back, and its task has stopped", func(p *watcher.Picture) bool { return !p.Nodes["n2"].Down && has(p, "web", "a:ready") })
+}
+
+func TestEventsMakeReadAgainWhatTheyName(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutNetwork("net", nil)
+	w := start(t, quick(d))
+	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	require.Eventually(t, func() bool { return d.Streams() == 1 }, 10*time.Second, time.Millisecond)
+	for _, q := range d.Asked("/events") {
+		require.JSONEq(t, `{"scope":{"swarm":true},"type":{"service":true,"node":true,"network":true,"config":true,"secret":true}}`, q.Get("filters"))
+	}
+	tests := []struct {
+		name   string
+		change func()
+		seen   func(p *watcher.Picture) bool
+		want   watcher.Changes
+	}{
+		{"a label", func() {
+			d.PutService("web", func(s *swarm.Service) { s.Spec.Labels = map[string]string{"lb.port": "80"} })
+		},
+			func(p *watcher.Picture) bool { return p.Services["web"].Labels["lb.port"] == "80" }, watcher.Changes{Services: set("web")}},
+		{"a new service", func() { d.PutService("api", nil) }, func(p *watcher.Picture) bool { return p.Services["api"] != nil }, watcher.Changes{Services: set("api")}},
+		{"a service gone", func() { d.RemoveService("api") }, func(p *watcher.Picture) bool { return p.Services["api"] == nil }, watcher.Changes{Services: set("api")}},
+		{"a node", func() { d.PutNode("n2", nil) }, func(p *watcher.Picture) bool { return p.Nodes["n2"] != nil }, watcher.Changes{Nodes: true}},
+		{"a network", func() { d.PutNetwork("more", nil) }, func(p *watcher.Picture) bool { return p.Networks["more"] != nil }, watcher.Changes{Shared: true}},
+		{"a network gone", func() { d.RemoveNetwork("more") }, func(p *watcher.Picture) bool { return p.Networks["more"] == nil }, watcher.Changes{Shared: true}},
+		{"a config", func() { d.PutConfig("c", "data") }, func(p *watcher.Picture) bool { return p.Configs["c"] != nil }, watcher.Changes{Shared: true}},
+		{"a secret", func() { d.PutSecret("s") }, func(p *watcher.Picture) bool { return p.Secrets["s"] != nil }, watcher.Changes{Shared: true}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			was := w.last.Picture
+			tt.change()
+			u := w.picture(tt.name, tt.seen)
+			require.Equal(t, tt.want, u.Changes)
+			require.Same(t, was.Nodes["n1"], u.Picture.Nodes["n1"], "what did not change is shared")
+		})
+	}
+}
+
+// Events may be lost, doubled and late: a full list finds what they did not tell.
+func TestEventsMayGoWrong(t *testing.T) {
+	d := fakedocker.Start(t)
+	o := quick(d)
+	w := start(t, o)
+	w.picture("the first picture", func(p *watcher.Picture) bool { return true })
+	require.Eventually(t, func() bool { return d.Streams() == 1 }, 10*time.Second, time.Millisecond)
+
+	d.Deliver(func(m events.Message) []events.Message { return []events.Message{m, m, m} })
+	d.PutService("doubled", nil)
+	w.picture("a doubled event", func(p *watcher.Picture) bool { return p.Services["doubled"] != nil })
+
+	// Late and in the wrong order: what an event says of the past does not bring it back.
+	var held []events.Message
+	d.Deliver(func(m events.Message) []events.Message { held = append(held, m); return nil })
+	d.PutService("late", nil)
+	d.RemoveService("late")
+	d.Deliver(func(m events.Message) []events.Message {
+		slices.Reverse(held)
+		return append(held, m)
+	})
+	d.PutService("last", nil)
+	u := w.picture("all three events", func(p *watcher.Picture) bool { return p.Services["last"] != nil })
+	require.NotContains(t, u.Picture.Services, "late")
+
+	d.Deliver(func(events.Message) []events.Message { return nil })
+	d.PutService("lost", nil)
+	d.PutTask("lost", "t", nil)
+	w.picture("a service that only its task tells of", func(p *watcher.Picture) bool { return p.Services["lost"] != nil })
+	d.RemoveService("doubled")
+	d.CutEvents()
+	w.picture("a full list after a cut", func(p *watcher.Picture) bool { return p.Services["doubled"] == nil })
+}
+
+func TestTheFullListFindsWhatNoEventTold(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.Deliver(func(events.Message) []events.Message { return nil })
+	o := quick(d)
+	o.Timing.FullList = 30 * time.Millisecond
+	w := start(t, o)
+	w.picture("the first picture", func(p *watcher.Picture) bool { return true })
+	d.PutService("web", nil)
+	w.until("a full list with it", func(u watcher.Update) bool { return u.Full && u.Picture.Services["web"] != nil })
+	w.until("and another", func(u watcher.Update) bool { return u.Full && u.Changes.Empty() })
+}
+
+// What is gone is confirmed by a full list soon, not in half a minute.
+func TestWhatIsGoneIsConfirmedSoon(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutService("api", nil)
+	for i := range 8 {
+		d.PutTask("web", fmt.Sprint(i), func(x *swarm.Task) { x.Slot = i })
+	}
+	w := start(t, quick(d))
+	w.picture("eight tasks", func(p *watcher.Picture) bool { return len(p.Tasks["web"]) == 8 })
+
+	for i := range 6 {
+		d.Want(fmt.Sprint(i), swarm.TaskStateRemove)
+	}
+	w.until("two ready, twice", func(u watcher.Update) bool { return u.Full && ready(u.Picture.Tasks["web"]) == 2 })
+	d.RemoveService("api")
+	w.until("the service gone, twice", func(u watcher.Update) bool { return u.Full && u.Picture.Services["api"] == nil })
+	d.Want("6", swarm.TaskStateShutdown)
+	d.Want("7", swarm.TaskStateShutdown)
+	w.until("nothing ready, twice", func(u watcher.Update) bool { return u.Full && ready(u.Picture.Tasks["web"]) == 0 })
+}
+
+// Every way in which a list can fail leaves the last picture, says so, and passes.
+func TestAFailedListIsNeverAPicture(t *testing.T) {
+	tests := []struct {
+		name string
+		bad  fakedocker.Middleware
+		says string
+	}{
+		{"500", fakedocker.Refuse(500, "rpc error: code = Unknown desc = no leader"), "no leader"},
+		{"503", fakedocker.Refuse(503, "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state."), "is not a Swarm manager"},
+		{"quorum lost", fakedocker.Refuse(503, "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster."), "has lost the cluster"},
+		{"locked", fakedocker.Refuse(503, "Swarm is encrypted and needs to be unlocked before it can be used."), "docker swarm unlock"},
+		{"a truncated answer", fakedocker.Truncate, "broke off in the middle"},
+		{"an empty answer", fakedocker.Say(""), "look at the daemon's log"},
+		{"not JSON", fakedocker.Say("<html>"), "broke off in the middle"},
+		{"another JSON", fakedocker.Say(`{"a":1}`), "look at the daemon's log"},
+		{"an entry without its ID", fakedocker.Say(`[{}]`), "without an ID"},
+		{"nothing at all", fakedocker.Hang, "did not answer within"},
+	}
+	for _, tt := range tests {
+		for _, path := range []string{"/tasks", "/services", "/nodes", "/networks"} {
+			t.Run(tt.name+path, func(t *testing.T) {
+				t.Parallel()
+				d := fakedocker.Start(t)
+				d.PutService("web", nil)
+				d.PutNetwork("net", nil)
+				d.PutTask("web", "t", nil)
+				o := quick(d)
+				o.Timing.Timeout = 200 * time.Millisecond
+				if tt.name != "nothing at all" {
+					o.Timing.Timeout = 5 * time.Second
+				}
+				w := start(t, o)
+				good := w.picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "t:ready") })
+
+				d.Between(path, tt.bad)
+				d.CutEvents() // a full list follows
+				u := w.fails("")
+				if !strings.Contains(u.Err.Error(), tt.says) && tt.says != "look at the daemon's log" {
+					u = w.fails(tt.says)
+				}
+				require.Contains(t, u.Err.Error(), d.Host())
+				require.Same(t, good.Picture.Services["web"], u.Picture.Services["web"])
+				require.True(t, has(u.Picture, "web", "t:ready"))
+				require.Len(t, u.Picture.Nodes, 1)
+				require.Len(t, u.Picture.Networks, 1)
+
+				d.Between(path, nil)
+				d.PutService("after", nil)
+				w.picture("all well again", func(p *watcher.Picture) bool { return p.Services["after"] != nil })
+			})
+		}
+	}
+}
+
+// While the structure cannot be read, tasks are followed all the same, and the error stays visible.
+func TestTasksAreFollowedWhileTheStructureFails(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutTask("web", "a", nil)
+	w := start(t, quick(d))
+	w.picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "a:ready") })
+	d.Between("/configs", fakedocker.Refuse(500, "too large"))
+	d.CutEvents()
+	at := w.fails("too large").At
+	require.False(t, at.IsZero())
+	d.Want("a", swarm.TaskStateShutdown)
+	w.picture("the task leaving", func(p *watcher.Picture) bool { return has(p, "web", "a:leaving") })
+	require.Equal(t, at, w.fails("too large").At, "the time of the last success")
+	d.Between("/configs", nil)
+	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Full })
+}
+
+// Docker answers with the networks of its own node alone when it has no leader to
+// ask. That is half a list, and Docker does not say so.
+func TestHalfAListOfNetworksIsSeen(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutNetwork("net", nil)
+	d.PutService("web", func(s *swarm.Service) {
+		s.Spec.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "net"}}
+	})
+	w := start(t, quick(d))
+	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Networks["net"] != nil })
+	d.Between("/networks", fakedocker.Say("[]"))
+	d.CutEvents()
+	u := w.fails("the list lacks net, which service web is on")
+	require.Contains(t, u.Picture.Networks, "net")
+	d.Between("/networks", nil)
+	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Full })
+
+	d.RemoveService("web")
+	d.RemoveNetwork("net")
+	w.picture("a network that nobody is on may go", func(p *watcher.Picture) bool { return p.Networks["net"] == nil })
+}
+
+func TestDockerMayBeAwayAtTheStartAndLater(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.Down()
+	w := start(t, quick(d))
+	u := w.fails("the socket does not exist")
+	require.Nil(t, u.Picture)
+	require.True(t, u.At.IsZero())
+	d.Up()
+	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+
+	d.Down()
+	u = w.fails("the socket does not exist")
+	require.NotNil(t, u.Picture)
+	require.False(t, u.At.IsZero())
+	d.PutService("meanwhile", nil)
+	d.Speak("1.40", "1.41") // and comes back as another version
+	d.Up()
+	w.picture("what happened meanwhile", func(p *watcher.Picture) bool { return p.Services["meanwhile"] != nil })
+}
+
+func TestADemotedManager(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutNetwork("net", nil)
+	w := start(t, quick(d))
+	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	d.Demote()
+	u := w.fails("is not a Swarm manager; run Waggle on a manager")
+	require.Contains(t, u.Picture.Services, "web")
+	require.Contains(t, u.Picture.Networks, "net")
+	d.PutService("meanwhile", nil)
+	d.Promote()
+	w.picture("all well again", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+}
+
+// Without events there are full lists, one after the other with longer pauses.
+func TestWithoutEventsThereAreLists(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.Between("/events", fakedocker.Refuse(403, "forbidden"))
+	w := start(t, quick(d))
+	w.fails("forbids reading /events")
+	d.PutService("web", nil)
+	w.picture("found by a list", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	w.fails("forbids reading /events")
+	d.Between("/events", nil)
+	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Changes.Empty() && d.Streams() == 1 })
+}
+
+// A proxy that hides configs and secrets costs those alone, and is said once.
+func TestAReadOnlyProxy(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutConfig("c", "data")
+	d.PutSecret("s")
+	d.Between("/configs", fakedocker.Refuse(403, "forbidden"))
+	d.Between("/secrets", fakedocker.Refuse(404, "not found"))
+	o := quick(d)
+	var log lines
+	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	require.NoError(t, New(o).Check(t.Context()))
+	log.take()
+	w := start(t, o)
+	for range 3 {
+		u := w.until("a full picture without them", func(u watcher.Update) bool { return u.Full })
+		require.Empty(t, u.Picture.Configs)
+		require.Empty(t, u.Picture.Secrets)
+		require.Contains(t, u.Picture.Services, "web")
+		d.CutEvents()
+	}
+	w.stop()
+	said := log.take()
+	require.Len(t, said, 2)
+	require.Contains(t, strings.Join(said, ""), "/configs")
+	require.Contains(t, strings.Join(said, ""), "/secrets")
+	for _, path := range []string{"/events", "/tasks", "/services", "/networks", "/nodes", "/configs", "/secrets", "/_ping"} {
+		require.NotEmpty(t, d.Asked(path))
+	}
+	require.Empty(t, d.Asked("/info"))
+}
+
+// lines is a writer that keeps what is logged.
+type lines struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.said = append(l.said, string(b))
+	return len(b), nil
+}
+
+func (l *lines) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	said := l.said
+	l.said = nil
+	return said
+}
+
+// Tasks are listed slowly while nothing is published, at once when something changes.
+func TestThePaceOfTasks(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.PutTask("web", "t", nil)
+	o := quick(d)
+	o.Interesting = func(s *watcher.Service) bool { return s.Labels["lb.port"] != "" }
+	o.PollInterval = 20 * time.Millisecond
+	o.Timing.SlowPoll, o.Timing.FastFor = time.Hour, time.Nanosecond
+	w := start(t, o)
+	w.picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "t:ready") })
+
+	// Nothing is interesting: the next list would be in an hour, but for an event.
+	d.PutService("web", func(s *swarm.Service) { s.Spec.Labels = map[string]string{"lb.port": "80"} })
+	w.picture("a service that is published", func(p *watcher.Picture) bool { return p.Services["web"].Labels["lb.port"] != "" })
+	d.Want("t", swarm.TaskStateShutdown)
+	w.picture("its task leaving", func(p *watcher.Picture) bool { return has(p, "web", "t:leaving") })
+
+	r := &run{Options: o.withDefaults()}
+	r.interesting.Store(true)
+	require.Equal(t, 20*time.Millisecond, r.interval())
+	r.interesting.Store(false)
+	require.Equal(t, time.Hour, r.interval())
+	r.fastUntil.Store(time.Now().Add(time.Minute).UnixNano())
+	require.Equal(t, 5*time.Millisecond, r.interval())
+}
+
+func TestTheDefaultsAreThoseOfTheDocument(t *testing.T) {
+	o := Options{}.withDefaults()
+	require.Equal(t, "unix:///var/run/docker.sock", o.Host)
+	require.Equal(t, time.Second, o.PollInterval)
+	require.Equal(t, 250*time.Millisecond, o.Timing.FastPoll)
+	require.Equal(t, 5*time.Second, o.Timing.SlowPoll)
+	require.Equal(t, 30*time.Second, o.Timing.FullList)
+	require.Equal(t, 10*time.Second, o.Timing.Timeout)
+
+	o = Options{PollInterval: 100 * time.Millisecond}.withDefaults()
+	require.Equal(t, 100*time.Millisecond, o.Timing.FastPoll, "fast is never slower")
+}
+
+func TestPausesGrowAndHaveJitter(t *testing.T) {
+	b := &backoff{Timing: Timing{BackoffMin: 200 * time.Millisecond, BackoffMax: 10 * time.Second, Jitter: func() float64 { return 0.5 }}}
+	var got []time.Duration
+	for range 8 {
+		got = append(got, b.pause())
+	}
+	ms := time.Millisecond
+	require.Equal(t, []time.Duration{150 * ms, 300 * ms, 600 * ms, 1200 * ms, 2400 * ms, 4800 * ms, 7500 * ms, 7500 * ms}, got)
+	b.reset()
+	require.Equal(t, 150*ms, b.pause())
+}
+
+// While Docker is away it is not hammered.
+func TestNoBusyLoopWhileDockerFails(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.Between("/tasks", fakedocker.Refuse(500, "no leader"))
+	o := quick(d)
+	o.Timing.BackoffMin, o.Timing.BackoffMax = time.Hour, time.Hour
+	w := start(t, o)
+	w.fails("no leader")
+	require.Len(t, d.Asked("/tasks"), 1)
+	w.stop()
+}
+
+// A global service has as many replicas as it has nodes, and an update does not change that.
+func TestReplicasOfGlobalServices(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("agent", func(s *swarm.Service) { s.Spec.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} })
+	d.PutNode("n2", nil)
+	d.PutTask("agent", "a", nil)
+	w := start(t, quick(d))
+	w.picture("one", func(p *watcher.Picture) bool { return p.Services["agent"].Replicas == 1 })
+	d.PutTask("agent", "b", func(x *swarm.Task) { x.NodeID, x.Status.State = "n2", swarm.TaskStatePreparing })
+	u := w.picture("two", func(p *watcher.Picture) bool { return p.Services["agent"].Replicas == 2 })
+	require.Equal(t, watcher.Changes{Services: set("agent"), Tasks: set("agent")}, u.Changes)
+	d.PutTask("agent", "a2", nil)
+	d.Want("a", swarm.TaskStateShutdown)
+	u = w.picture("an update", func(p *watcher.Picture) bool { return slices.Contains(tasks(p, "agent"), "a:leaving") })
+	require.EqualValues(t, 2, u.Picture.Services["agent"].Replicas)
+}
+
+func set(ids ...string) map[string]struct{} {
+	m := map[string]struct{}{}
+	for _, id := range ids {
+		m[id] = struct{}{}
+	}
+	return m
+}
+
+// Structure is listed after the events are open, never before: nothing falls in between.
+func TestEventsAreOpenedBeforeTheFirstList(t *testing.T) {
+	d := fakedocker.Start(t)
+	release := make(chan struct{})
+	d.Between("/events", func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-release
+			next.ServeHTTP(w, r)
+		})
+	})
+	w := start(t, quick(d))
+	require.Eventually(t, func() bool { return len(d.Asked("/tasks")) > 5 }, 10*time.Second, time.Millisecond)
+	require.Empty(t, d.Asked("/services"))
+	require.Empty(t, d.Asked("/nodes"))
+	close(release)
+	w.picture("the first picture", func(*watcher.Picture) bool { return true })
+	require.Len(t, d.Asked("/services"), 1)
+}
+
+// A stream that never begins is given up like any other request.
+func TestEventsThatHang(t *testing.T) {
+	d := fakedocker.Start(t)
+	d.PutService("web", nil)
+	d.Between("/events", fakedocker.Hang)
+	o := quick(d)
+	o.Timing.Timeout = 100 * time.Millisecond
+	w := start(t, o)
+	w.fails("did not answer within 100ms when asked for /events")
+	w.picture("a picture all the same", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	d.Between("/events", nil)
+	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && d.Streams() == 1 })
+}
+
+// Random changes with random trouble: in the end the picture is what there is.
+func TestThePictureConverges(t *testing.T) {
+	d := fakedocker.Start(t)
+	w := start(t, quick(d))
+	drain := make(chan struct{})
+	go func() {
+		defer close(drain)
+		for i := range 300 {
+			id := fmt.Sprintf("s%d", i*7%11)
+			switch i % 10 {
+			case 0, 1, 2:
+				d.PutService(id, func(s *swarm.Service) { s.Spec.Labels = map[string]string{"i": fmt.Sprint(i)} })
+			case 3, 4:
+				d.PutTask(id, id+"."+fmt.Sprint(i%5), nil)
+			case 5:
+				d.RemoveService(id)
+			case 6:
+				d.Deliver(func(m events.Message) []events.Message { return slices.Repeat([]events.Message{m}, i%3) })
+			case 7:
+				d.CutEvents()
+			case 8:
+				d.Between("/services", fakedocker.Truncate)
+				d.Between("/tasks", fakedocker.Refuse(500, "no leader"))
+			case 9:
+				d.Between("/services", nil)
+				d.Between("/tasks", nil)
+				if i%50 == 49 {
+					d.Down()
+					d.Up()
+				}
+			}
+		}
+		d.Deliver(nil)
+		d.PutService("end", nil)
+		d.CutEvents()
+	}()
+	<-drain
+	w.until("a full picture at the end", func(u watcher.Update) bool { return u.Full && u.Picture.Services["end"] != nil })
+	want, err := (&structureReader{Options: New(quick(d)).options, conn: connectionTo(t, d), forbidden: map[string]bool{}}).services(t.Context(), nil)
+	require.NoError(t, err)
+	w.picture("the services that there are", func(p *watcher.Picture) bool {
+		return watcher.Diff(&watcher.Picture{Services: want}, &watcher.Picture{Services: p.Services}).Empty()
+	})
+}
+
+func connectionTo(t *testing.T, d *fakedocker.Daemon) *connection {
+	c, err := newConnection(New(quick(d)).options)
+	require.NoError(t, err)
+	t.Cleanup(c.close)
+	return c
+}
