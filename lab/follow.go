@@ -20,7 +20,7 @@ func (l *lab) follow(ctx context.Context) error {
 	}
 	fmt.Fprintln(l.progress, honesty)
 	fmt.Fprintf(l.progress, "Saved changes of %s are live at once. Ctrl-C ends it.\n", list(l.o.Files))
-	first := true
+	first, shown := true, l.rows()
 	return l.files.Run(ctx, func(u watcher.Update) {
 		if u.Err != nil {
 			fmt.Fprintf(l.progress, "%s: what ran before stays: %v\n", time.Now().Format(time.TimeOnly), u.Err)
@@ -37,6 +37,13 @@ func (l *lab) follow(ctx context.Context) error {
 		}
 		if after := l.src.Picture(); after != before && !first {
 			fmt.Fprintf(l.progress, "%s: applied (%s)\n", time.Now().Format(time.TimeOnly), difference(before, after))
+			rows := l.rows()
+			for _, r := range rows {
+				if !slices.ContainsFunc(shown, func(o row) bool { return o.try() == r.try() && slices.Equal(o.services, r.services) }) {
+					fmt.Fprintf(l.progress, "          %s: %s\n", list(r.services), r.try())
+				}
+			}
+			shown = rows
 		}
 		first = false
 		told = l.tellProblems(told)

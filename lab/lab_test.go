@@ -150,7 +150,10 @@ services:
 	require.NoError(t, err)
 	_, err = until(t.Context(), proxy, "one.localhost", "/", because(503, "unknown_host"))
 	require.NoError(t, err)
-	require.Contains(t, progress.String(), "applied (changed: stack_web)")
+	require.Eventually(t, func() bool {
+		said := progress.String()
+		return strings.Contains(said, "applied (changed: stack_web)") && strings.Contains(said, "stack_web: curl http://two.localhost:")
+	}, deadline, 5*time.Millisecond)
 
 	require.NoError(t, os.WriteFile(file, []byte("services: ["), 0o600))
 	require.Eventually(t, func() bool { return strings.Contains(progress.String(), "what ran before stays") }, deadline, 5*time.Millisecond)
