@@ -74,7 +74,7 @@ Run the control plane:    waggle serve --config waggle.yml`,
 	root.AddCommand(
 		serveCommand(), labCommand(),
 		lintCommand(), renderCommand(), explainCommand(),
-		bootstrapCommand(), healthcheckCommand(), versionCommand(), echoCommand(),
+		bootstrapCommand(), caCommand(), healthcheckCommand(), versionCommand(), echoCommand(),
 	)
 	return root
 }
