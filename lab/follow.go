@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,40 +15,61 @@ import (
 // follow keeps what runs to what the stack files say, until ctx ends; with Once it
 // asks every route once instead.
 func (l *lab) follow(ctx context.Context) error {
-	told := l.tellProblems(nil)
 	if l.o.Once {
+		if err := l.announce(); err != nil {
+			return err
+		}
+		l.tellProblems(nil)
 		return l.tryAll(ctx)
 	}
-	fmt.Fprintln(l.progress, honesty)
-	fmt.Fprintf(l.progress, "Saved changes of %s are live at once. Ctrl-C ends it.\n", list(l.o.Files))
-	first, shown := true, l.rows()
-	return l.files.Run(ctx, func(u watcher.Update) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var announced error
+	var told []translate.Problem
+	var shown []row
+	first := true
+	err := l.files.Run(ctx, func(u watcher.Update) {
 		if u.Err != nil {
-			fmt.Fprintf(l.progress, "%s: what ran before stays: %v\n", time.Now().Format(time.TimeOnly), u.Err)
+			l.now("what ran before stays: %v", u.Err)
 			return
-		}
-		for _, f := range l.files.Findings() {
-			if !first {
-				fmt.Fprintln(l.progress, f)
-			}
 		}
 		before := l.src.Picture()
 		if err := l.src.Apply(u.Picture); err != nil {
-			fmt.Fprintf(l.progress, "%s: %v\n", time.Now().Format(time.TimeOnly), err)
+			l.now("%v", err)
 		}
-		if after := l.src.Picture(); after != before && !first {
-			fmt.Fprintf(l.progress, "%s: applied (%s)\n", time.Now().Format(time.TimeOnly), difference(before, after))
-			rows := l.rows()
-			for _, r := range rows {
-				if !slices.ContainsFunc(shown, func(o row) bool { return o.try() == r.try() && slices.Equal(o.services, r.services) }) {
-					fmt.Fprintf(l.progress, "          %s: %s\n", list(r.services), r.try())
-				}
+		after, rows := l.src.Picture(), l.rows()
+		switch {
+		case first: // from now on saved changes are seen
+			if announced = l.announce(); announced != nil {
+				cancel()
 			}
-			shown = rows
+			fmt.Fprintln(l.progress, honesty)
+			fmt.Fprintf(l.progress, "Saved changes of %s are live at once. Ctrl-C ends it.\n", list(l.o.Files))
+		case after != before:
+			l.now("applied (%s)", difference(before, after))
+			for _, f := range l.files.Findings() {
+				fmt.Fprintln(l.progress, f)
+			}
+			l.tellNew(shown, rows)
 		}
-		first = false
+		first, shown = false, rows
 		told = l.tellProblems(told)
 	})
+	return errors.Join(announced, err)
+}
+
+// now tells something with the time of day.
+func (l *lab) now(format string, args ...any) {
+	fmt.Fprintf(l.progress, "%s: %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}
+
+// tellNew prints what can be tried now and could not before.
+func (l *lab) tellNew(before, now []row) {
+	for _, r := range now {
+		if !slices.ContainsFunc(before, func(o row) bool { return o.try() == r.try() && slices.Equal(o.services, r.services) }) {
+			fmt.Fprintf(l.progress, "          %s: %s\n", list(r.services), r.try())
+		}
+	}
 }
 
 // tellProblems prints problems that were not told yet, and gives all there are.

@@ -121,9 +121,6 @@ func (l *lab) live(ctx context.Context) error {
 			cancel(endedError(p.Name()))
 		}()
 	}
-	if err := l.announce(); err != nil {
-		return err
-	}
 	tell := l.follow
 	if l.files == nil {
 		tell = l.tellStory

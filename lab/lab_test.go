@@ -143,7 +143,7 @@ services:
 	got, err := ask(t.Context(), proxy, "one.localhost", "/")
 	require.NoError(t, err)
 	require.Equal(t, "stack_web", got.service)
-	require.Contains(t, progress.String(), "error: stack_bad lb.port=many: ")
+	require.Eventually(t, func() bool { return strings.Contains(progress.String(), "error: stack_bad lb.port=many: ") }, deadline, 5*time.Millisecond)
 
 	save("two.localhost")
 	_, err = until(t.Context(), proxy, "two.localhost", "/", from("stack_web"))

@@ -270,7 +270,9 @@ func newBench(t *testing.T) *bench {
 	strict.Defaults = map[string]string{"port": "80", "context_root_rewrite": "true"}
 	strict.Required = map[string]string{"context_root": "/must", "timeout": "200ms"}
 	require.NoError(t, l.assign())
-	l.src = NewSource(quick, l.cfg.LabelPrefixes, operatorPorts(l.cfg)...)
+	timing := quick
+	timing.Warning = 200 * time.Millisecond // by then any proxy has heard that a task leaves
+	l.src = NewSource(timing, l.cfg.LabelPrefixes, operatorPorts(l.cfg)...)
 	t.Cleanup(l.src.Close)
 	l.plane, err = startPlane(t.Context(), inProcess, l.src, l.cfg, l.api)
 	require.NoError(t, err)
@@ -429,7 +431,6 @@ func TestEveryRuleByRealRequests(t *testing.T) {
 	})
 	t.Run("a request is finished by a task that leaves", func(t *testing.T) {
 		b.load(t, "answers")
-		b.src.timing.Warning = 300 * time.Millisecond
 		ctx, cancel := context.WithTimeout(t.Context(), deadline)
 		defer cancel()
 		began, answered := make(chan struct{}), make(chan error, 1)

@@ -37,6 +37,9 @@ func (l *lab) tellStory(ctx context.Context) error {
 	if l.o.Format == "json" {
 		out = l.progress
 	}
+	if err := l.announce(); err != nil {
+		return err
+	}
 	traffic, err := startTraffic(ctx, l.addresses, l.o.Rate)
 	if err != nil {
 		return err
