@@ -105,7 +105,7 @@ diagnose() {
 	for s in $(d 1 service ls --format '{{.Name}}' --filter label=com.docker.stack.namespace=edge); do
 		echo "--- $s"
 		d 1 service ps --no-trunc --format '{{.Name}} {{.CurrentState}} {{.Error}}' "$s" || true
-		timeout 10 docker -H "unix://$(socket 1)" service logs --tail 20 "$s" 2>&1 || true
+		timeout 10 docker -H "unix://$(socket 1)" service logs --tail 200 "$s" 2>&1 | grep -v "\[info\]" | tail -n 40 || true
 	done
 }
 
