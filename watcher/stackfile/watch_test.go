@@ -13,8 +13,9 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 )
 
-// watching runs a source and gives its updates one by one.
-func watching(t *testing.T, s *Source) (next func() watcher.Update) {
+// watching runs a source and gives its updates: the next one that is as wanted. A
+// file may be read while a test writes it, so there may be others before.
+func watching(t *testing.T, s *Source) (until func(what string, ok func(watcher.Update) bool) watcher.Update) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	updates, ended := make(chan watcher.Update, 100), make(chan error, 1)
@@ -23,16 +24,34 @@ func watching(t *testing.T, s *Source) (next func() watcher.Update) {
 		cancel()
 		require.NoError(t, <-ended)
 	})
-	return func() watcher.Update {
+	var last *watcher.Picture
+	return func(what string, ok func(watcher.Update) bool) watcher.Update {
 		t.Helper()
-		select {
-		case u := <-updates:
-			return u
-		case <-time.After(10 * time.Second):
-			require.FailNow(t, "no update")
-			return watcher.Update{}
+		deadline := time.After(10 * time.Second)
+		for {
+			select {
+			case u := <-updates:
+				if u.Err != nil {
+					require.Same(t, last, u.Picture, "the last good one stays")
+					require.False(t, u.At.IsZero())
+				}
+				require.Equal(t, watcher.Diff(last, u.Picture), u.Changes)
+				if last = u.Picture; ok(u) {
+					return u
+				}
+			case <-deadline:
+				require.FailNow(t, "it did not come to this", what)
+			}
 		}
 	}
+}
+
+func labelled(v string) func(watcher.Update) bool {
+	return func(u watcher.Update) bool { return u.Err == nil && u.Picture.Services["app_web"].Labels["v"] == v }
+}
+
+func failing(with string) func(watcher.Update) bool {
+	return func(u watcher.Update) bool { return u.Err != nil && strings.Contains(u.Err.Error(), with) }
 }
 
 func service(image string) string {
@@ -44,19 +63,16 @@ func TestSourceFollowsTheFile(t *testing.T) {
 	s := NewSource(Options{Files: files[:1]})
 	s.Settle = 10 * time.Millisecond
 	require.Equal(t, "stackfile", s.Name())
-	next := watching(t, s)
+	until := watching(t, s)
 
-	first := next()
-	require.NoError(t, first.Err)
+	first := until("the first picture", labelled("1"))
 	require.True(t, first.Changes.All)
 	require.True(t, first.Full)
 	require.True(t, first.Picture.Static)
-	require.Equal(t, "1", first.Picture.Services["app_web"].Labels["v"])
 
 	t.Run("written in place", func(t *testing.T) {
 		require.NoError(t, os.WriteFile(files[0], []byte(service("2")), 0o644))
-		u := next()
-		require.Equal(t, "2", u.Picture.Services["app_web"].Labels["v"])
+		u := until("the new label", labelled("2"))
 		require.Equal(t, watcher.Changes{Services: map[string]struct{}{"app_web": {}}}, u.Changes)
 		require.Same(t, first.Picture.Configs["app_c"], u.Picture.Configs["app_c"], "what did not change is shared")
 	})
@@ -64,34 +80,25 @@ func TestSourceFollowsTheFile(t *testing.T) {
 		tmp := filepath.Join(dir, ".app.yml.swp")
 		require.NoError(t, os.WriteFile(tmp, []byte(service("3")), 0o644))
 		require.NoError(t, os.Rename(tmp, files[0]))
-		require.Equal(t, "3", next().Picture.Services["app_web"].Labels["v"])
+		until("the new label", labelled("3"))
 	})
 	t.Run("a file that it names", func(t *testing.T) {
 		require.NoError(t, os.WriteFile(files[1], []byte("two"), 0o644))
-		u := next()
-		require.Equal(t, "two", string(u.Picture.Configs["app_c"].Data))
+		u := until("the new data", func(u watcher.Update) bool { return string(u.Picture.Configs["app_c"].Data) == "two" })
 		require.Equal(t, watcher.Changes{Shared: true}, u.Changes)
 	})
 	t.Run("broken, then gone, then good again", func(t *testing.T) {
 		require.NoError(t, os.WriteFile(files[0], []byte("services: {\n"), 0o644))
-		u := next()
-		require.ErrorContains(t, u.Err, "app.yml:1: is not valid YAML")
-		require.Equal(t, "3", u.Picture.Services["app_web"].Labels["v"], "the last good one stays")
-		require.True(t, u.Changes.Empty())
-		require.False(t, u.At.IsZero())
-
+		until("an error", failing("app.yml:1: is not valid YAML"))
 		require.NoError(t, os.Remove(files[0]))
-		require.ErrorContains(t, next().Err, "no such file")
-
+		until("another error", failing("no such file"))
 		require.NoError(t, os.WriteFile(files[0], []byte(service("3")+"x-y: 1\n"), 0o644))
-		u = next()
-		require.NoError(t, u.Err)
-		require.True(t, u.Changes.Empty())
+		until("all well again", labelled("3"))
 	})
 	t.Run("with findings", func(t *testing.T) {
 		require.Empty(t, s.Findings())
 		require.NoError(t, os.WriteFile(files[0], []byte(strings.Replace(service("4"), "c.txt", "d.txt", 1)), 0o644))
-		require.NotContains(t, next().Picture.Configs, "app_c")
+		until("no config", func(u watcher.Update) bool { return u.Err == nil && u.Picture.Configs["app_c"] == nil })
 		require.Len(t, s.Findings(), 1)
 	})
 }
@@ -159,8 +166,8 @@ func TestSourceReadsStdinOnce(t *testing.T) {
 	_, files := write(t, "app.yml", "services: {web: {image: x}}\n")
 	s := NewSource(Options{Files: []string{"-", files[0]}, Stack: "s", Stdin: strings.NewReader("services: {in: {image: x}}\n")})
 	s.Settle = 10 * time.Millisecond
-	next := watching(t, s)
-	require.Len(t, next().Picture.Services, 2)
+	until := watching(t, s)
+	until("both", func(u watcher.Update) bool { return len(u.Picture.Services) == 2 })
 	require.NoError(t, os.WriteFile(files[0], []byte("services: {web: {image: x}, more: {image: x}}\n"), 0o644))
-	require.Len(t, next().Picture.Services, 3)
+	until("one more", func(u watcher.Update) bool { return len(u.Picture.Services) == 3 })
 }
