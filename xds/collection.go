@@ -193,6 +193,8 @@ func (k *collection) trim() {
 		for st := range k.streams {
 			if s := &st.subs[kind]; s.active && !s.first {
 				sent, retired = min(sent, s.add), min(retired, s.rem)
+			} else if cds := &st.subs[translate.Cluster]; translate.Kind(kind) == translate.Endpoints && cds.active && !cds.first {
+				retired = min(retired, cds.rem) // it is going to ask for them
 			}
 		}
 		t.log = dropUntil(t.log, sent)
@@ -225,7 +227,7 @@ func (k *collection) trim() {
 
 // maxTombs is how many removed resources of a kind, over the number of live ones, are
 // kept for a stream that does not take their removal.
-const maxTombs = 4096
+const maxTombs = 1024
 
 func dropUntil(log []change, seq uint64) []change {
 	n := logAfter(log, seq)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -256,8 +257,8 @@ func (r *running) reaches(t testing.TB, c *envoylike.Client, collection string) 
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	err := c.Wait(ctx, func() bool { return c.Active() && c.Matches(r.Snapshot(collection)) == nil })
-	require.NoError(t, err, "%s does not reach the served state: active %v, %v\nfaults %v\nproxies %+v",
-		c.Node(), c.Active(), c.Matches(r.Snapshot(collection)), c.Faults(), r.Proxies())
+	require.NoError(t, err, "%s does not reach the served state: active %v, %v\nfaults %v\nclient %s\nserver %s",
+		c.Node(), c.Active(), c.Matches(r.Snapshot(collection)), c.Faults(), c.Waiting(), r.stuck(c.Node()))
 }
 
 // settles waits until the server knows that every proxy has acknowledged everything.
@@ -279,4 +280,26 @@ func shop(collection string, n int) *world {
 		names = append(names, name)
 	}
 	return w.put(routes("http", names...), listener("http", 10080, "http"))
+}
+
+// stuck tells what the streams of a node wait for.
+func (r *running) stuck(node string) string {
+	var b strings.Builder
+	for _, k := range r.all() {
+		k.mu.Lock()
+		for st := range k.streams {
+			if st.proxy.nodeID != node {
+				continue
+			}
+			fmt.Fprintf(&b, "awaited %v all %v, held since %v, resuming %v, seq %d", sortedKeys(st.awaited), st.awaitAll, st.heldSince, st.resuming, k.seq)
+			for kind := range st.subs {
+				s, tb := &st.subs[kind], &k.tables[kind]
+				fmt.Fprintf(&b, "\n  %s: active %v open %v first %v add %d/%d rem %d/%d settled %d in flight %d want %v late %v@%d doubts %v retry %v",
+					translate.Kind(kind), s.active, s.open, s.first, s.add, tb.last, s.rem, tb.lastGone, s.settled, len(s.inflight),
+					sortedKeys(s.want), sortedKeys(s.late), s.lateSeq, s.doubts, s.retry)
+			}
+		}
+		k.mu.Unlock()
+	}
+	return b.String()
 }

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/waggle-lb/waggle/translate"
@@ -156,6 +157,9 @@ func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 		// Nothing depends on a listener, and Envoy drops before it adds: a listener
 		// that takes over another's address must come with its removal.
 		removed = append(removed, st.leaving(kind, st.k.seq)...)
+		if len(s.late) > 0 {
+			s.settled = min(s.settled, s.lateSeq-1)
+		}
 		for name := range s.late {
 			if _, back := t.live[name]; !back {
 				removed = append(removed, name)
@@ -173,20 +177,25 @@ func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 		s.sent = t.version()
 		s.acked = s.sent
 	}
-	return len(s.retry) == 0
+	return len(s.retry) == 0 && len(s.want) == 0
 }
 
 // firstAnswer is everything of the kind that the proxy asked for and has not, and finds
-// out what it has and the collection has not.
+// out what it has and the collection has not. That is removed in its time; but endpoints
+// that are not there any more are called so at once, which takes nothing from a proxy (it
+// keeps them as long as their cluster) and answers a cluster that is waiting for them.
 func (st *stream) firstAnswer(kind translate.Kind, now time.Time) *frame {
 	s, t := &st.subs[kind], &st.k.tables[kind]
 	if s.add == 0 {
 		s.rem = st.k.seq
+		if cds := &st.subs[translate.Cluster]; kind == translate.Endpoints && cds.active {
+			s.rem = cds.rem // the endpoints of clusters that this proxy still has
+		}
 	}
 	names := s.watch.SubscribedResources()
 	var stale []string
 	for name := range s.known {
-		if _, ok := t.live[name]; !ok {
+		if _, ok := t.live[name]; !ok && kind != translate.Endpoints {
 			stale = append(stale, name)
 		}
 	}
@@ -197,7 +206,7 @@ func (st *stream) firstAnswer(kind translate.Kind, now time.Time) *frame {
 		if _, ok := t.live[name]; ok {
 			continue
 		}
-		if _, has := s.known[name]; has {
+		if _, has := s.known[name]; has && kind != translate.Endpoints {
 			continue
 		}
 		if _, ok := st.retained(kind, name); !ok {
@@ -259,7 +268,8 @@ func (st *stream) allLive(kind translate.Kind, entries []*entry) bool {
 }
 
 // changes is what changed since the cursor and what was asked for, of what the proxy
-// subscribes to.
+// subscribes to. Secrets come one at a time: Envoy does not say which of several it
+// rejects, and takes some of the others or none.
 func (st *stream) changes(kind translate.Kind) *frame {
 	s, t := &st.subs[kind], &st.k.tables[kind]
 	f := &frame{}
@@ -271,24 +281,30 @@ func (st *stream) changes(kind translate.Kind) *frame {
 			return s.subscribed(e.name) && !s.bad(e)
 		})
 	}
-	if len(s.want) == 0 {
-		return f
-	}
-	entries := append([]*entry(nil), f.entries...)
-	for _, name := range sortedKeys(s.want) {
-		if e, ok := st.lookup(kind, name); ok {
-			if s.subscribed(name) {
+	if len(s.want) > 0 {
+		entries := slices.Clone(f.entries)
+		for _, name := range sortedKeys(s.want) {
+			e, ok := st.lookup(kind, name)
+			switch {
+			case ok && s.subscribed(name):
 				entries = append(entries, e)
-			}
-		} else if s.wide || s.subscribed(name) {
-			s.absent = append(s.absent, name)
-			if kind == translate.Endpoints {
-				delete(st.awaited, name)
+			case !ok && s.subscribed(name):
+				s.absent = append(s.absent, name)
+				if kind == translate.Endpoints {
+					delete(st.awaited, name)
+				}
 			}
 		}
+		s.want = nil
+		f = newFrame(entries)
 	}
-	s.want = nil
-	return newFrame(entries)
+	if kind == translate.Secret && len(f.entries) > 1 {
+		for _, e := range f.entries[1:] {
+			s.wants(e.name)
+		}
+		f = newFrame(f.entries[:1])
+	}
+	return f
 }
 
 // subset is the frame without the entries that are not kept; the frame itself if all are.
@@ -297,7 +313,7 @@ func subset(f *frame, keep func(*entry) bool) *frame {
 		if keep(e) {
 			continue
 		}
-		entries := append([]*entry(nil), f.entries[:i]...)
+		entries := slices.Clone(f.entries[:i])
 		for _, e := range f.entries[i+1:] {
 			if keep(e) {
 				entries = append(entries, e)

@@ -28,6 +28,7 @@ type raw struct {
 	in     chan *discovery.DeltaDiscoveryResponse
 	err    error // valid once in is closed
 	probes int
+	last   *discovery.DeltaDiscoveryResponse
 }
 
 func dial(t testing.TB, addr string) *grpc.ClientConn {

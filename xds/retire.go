@@ -41,6 +41,10 @@ func (st *stream) retireKind(kind translate.Kind, settled, sent uint64, now time
 	if !s.open {
 		return
 	}
+	if free, at := st.free(s, false, now); !free {
+		wake.by(at)
+		return
+	}
 	grace := st.server.grace
 	until := settled
 	for _, c := range t.goneLog[logAfter(t.goneLog, s.rem):] {
@@ -73,12 +77,10 @@ func (st *stream) retireKind(kind translate.Kind, settled, sent uint64, now time
 		}
 	}
 	if len(names) > 0 {
-		free, at := st.free(s, false, now)
-		if !free {
-			wake.by(at)
-			return
-		}
 		s.mark()
+		if late {
+			s.settled = min(s.settled, s.lateSeq-1)
+		}
 		st.send(kind, nil, names, now)
 		if kind == translate.Cluster {
 			for _, name := range names {

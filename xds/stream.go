@@ -278,7 +278,7 @@ func (s *sub) missed(names []string, seq uint64, now time.Time) {
 	for _, name := range names {
 		s.late[name] = struct{}{}
 	}
-	s.lateSeq, s.lateAt = max(s.lateSeq, seq), now
+	s.lateSeq, s.lateAt = max(s.lateSeq, seq, 1), now
 }
 
 // clean says that the proxy acknowledged everything it was sent of this kind.

@@ -84,10 +84,11 @@ func (c *Client) takeEndpoints(added []*discovery.Resource, removed []string) {
 		}
 	}
 	// Removals of endpoints are ignored; a cluster that waits for endpoints that are not
-	// there is warm without them after its initial_fetch_timeout, here at once.
+	// there is warm after its initial_fetch_timeout, here at once, with those that it had.
 	for _, name := range removed {
-		if cl := c.clusters[name]; cl != nil && k.have[name] == nil {
+		if cl := c.clusters[name]; cl != nil {
 			cl.warm = true
+			cl.active = cl.active || k.have[name] != nil
 		}
 	}
 }

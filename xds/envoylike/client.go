@@ -236,7 +236,9 @@ func (c *Client) take(m *discovery.DeltaDiscoveryResponse) []*discovery.DeltaDis
 	k := &c.kinds[kind]
 	if ack.ErrorDetail == nil {
 		for _, r := range good {
-			k.acked[r.GetName()] = r.GetVersion()
+			if k.have[r.GetName()] == r { // and not a stranger, of which Envoy remembers nothing
+				k.acked[r.GetName()] = r.GetVersion()
+			}
 		}
 		for _, name := range removed {
 			delete(k.acked, name)

@@ -31,6 +31,13 @@ func (c Counts) Sum() (n int) {
 // Node is the client's node ID.
 func (c *Client) Node() string { return c.opts.Node }
 
+// Connected says whether a stream is open.
+func (c *Client) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connected
+}
+
 // State is what the client has, by kind and name: the versions. Only what it uses: the
 // endpoints of its clusters, the route tables of its listeners.
 func (c *Client) State() map[translate.Kind]map[string]string {
@@ -94,6 +101,29 @@ func (c *Client) active() bool {
 		}
 	}
 	return true
+}
+
+// Waiting tells what the client waits for, for messages of failed tests.
+func (c *Client) Waiting() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var cold []string
+	for name, cl := range c.clusters {
+		if !cl.warm {
+			cold = append(cold, name)
+		}
+	}
+	slices.Sort(cold)
+	missing := map[string][]string{}
+	for kind, names := range c.used() {
+		for name := range names {
+			if c.kinds[kind].have[name] == nil {
+				missing[translate.Kind(kind).String()] = append(missing[translate.Kind(kind).String()], name)
+			}
+		}
+	}
+	return fmt.Sprintf("connected %v, live %v, cold clusters %v, missing %v, acknowledgements held %d",
+		c.connected, c.live, cold, missing, len(c.heldACKs))
 }
 
 // Matches says whether the client has exactly what is served: all clusters and listeners,

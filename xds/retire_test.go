@@ -1,0 +1,279 @@
+package xds
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/xds/envoylike"
+)
+
+// TestRemovalsGoInReverse: listener and routes first, then what they used.
+func TestRemovalsGoInReverse(t *testing.T) {
+	r := start(t, Options{Gate: time.Minute}, "dev")
+	w := newWorld("dev").put(edsCluster("a", time.Second), endpoints("a", 1), secret("cert", "1"), routes("http", "a"),
+		routes("https", "a"), listener("http", 10080, "http"))
+	r.publish(t, w)
+	c := subscribeAll(t, r, "dev", []string{"a"}, nil)
+	r.publish(t, w.put(listener("https", 10443, "https", "cert"), edsCluster("b", time.Second), endpoints("b", 1), routes("https", "b")))
+	cds := c.nextOf(translate.Cluster, "b")
+	c.ask(translate.Endpoints, "b")
+	c.ack(c.nextOf(translate.Endpoints, "b"))
+	c.ack(cds)
+	lds := c.nextOf(translate.Listener, "https")
+	c.ask(translate.Secret, "cert")
+	c.ack(c.nextOf(translate.Secret, "cert"))
+	c.ask(translate.Routes, "https")
+	rds := c.nextOf(translate.Routes, "https")
+	c.ack(lds)
+	c.ack(rds)
+	c.expectNothing()
+
+	r.publish(t, w.drop(translate.Listener, "https").drop(translate.Routes, "https").drop(translate.Secret, "cert").
+		drop(translate.Cluster, "b").drop(translate.Endpoints, "b"))
+	lds = c.nextGone(translate.Listener, "https")
+	c.expectNothing()
+	c.ack(lds)
+	rds = c.nextGone(translate.Routes, "https") // an Envoy has left it by itself by now
+	c.expectNothing()
+	c.ack(rds)
+	cds = c.nextGone(translate.Cluster, "b")
+	c.expectNothing()
+	c.leave(translate.Endpoints, "b")
+	c.ack(cds)
+	c.ack(c.nextGone(translate.Secret, "cert"))
+	c.expectNothing()
+	r.settles(t, 1)
+}
+
+// TestWhatIsLeavingIsStillServed: a cluster that is on its way out keeps its endpoints and
+// secrets for whoever asks for them late.
+func TestWhatIsLeavingIsStillServed(t *testing.T) {
+	r := start(t, Options{Gate: time.Minute}, "dev")
+	w := shop("dev", 1)
+	r.publish(t, w)
+	c := subscribeAll(t, r, "dev", []string{"svc0000"}, nil)
+	r.publish(t, w.put(edsCluster("b", time.Second), endpoints("b", 1)))
+	cds := c.nextOf(translate.Cluster, "b")
+	// b goes and the routes change before the proxy has got round to b's endpoints.
+	r.publish(t, w.drop(translate.Cluster, "b").drop(translate.Endpoints, "b").put(routes("http", "svc0000", "svc0000")))
+	c.ask(translate.Endpoints, "b")
+	c.ack(c.nextOf(translate.Endpoints, "b"))
+	c.ack(cds)
+	c.ack(c.nextOf(translate.Routes, "http"))
+	c.ack(c.nextGone(translate.Cluster, "b"))
+}
+
+// TestGrace: a proxy that does not acknowledge keeps what is removed for the grace time.
+func TestGrace(t *testing.T) {
+	const grace = 300 * time.Millisecond
+	for _, how := range []string{"silent", "rejects"} {
+		t.Run(how, func(t *testing.T) {
+			r := start(t, Options{Gate: 20 * time.Millisecond, Grace: grace}, "dev")
+			w := newWorld("dev").put(edsCluster("a", time.Second), endpoints("a", 1), edsCluster("b", time.Second), endpoints("b", 1),
+				routes("http", "a"), listener("http", 10080, "http"))
+			r.publish(t, w)
+			c := subscribeAll(t, r, "dev", []string{"a", "b"}, nil)
+			c.leave(translate.Endpoints, "a")
+			began := time.Now()
+			r.publish(t, w.put(routes("http", "b")).drop(translate.Cluster, "a").drop(translate.Endpoints, "a"))
+			rds := c.nextOf(translate.Routes, "http")
+			if how == "rejects" {
+				c.nack(rds, "Only unique values for domains are permitted")
+			}
+			c.nextGone(translate.Cluster, "a")
+			require.GreaterOrEqual(t, time.Since(began), grace)
+			if how == "rejects" {
+				require.Equal(t, []string{"http"}, r.Proxies()[0].kind(translate.Routes).Rejected)
+			}
+		})
+	}
+}
+
+// TestAListenerTakesOverAnAddress: Envoy removes before it adds, in one response only.
+func TestAListenerTakesOverAnAddress(t *testing.T) {
+	r := start(t, Options{}, "dev")
+	w := shop("dev", 1)
+	r.publish(t, w)
+	c := subscribeAll(t, r, "dev", []string{"svc0000"}, nil)
+	r.publish(t, w.drop(translate.Listener, "http").put(listener("web", 10080, "http")))
+	m := c.nextOf(translate.Listener, "web")
+	require.Equal(t, []string{"http"}, m.GetRemovedResources())
+	c.ack(m)
+	c.expectNothing()
+}
+
+// TestReconnect: a proxy that comes back is sent what is different and loses what is gone,
+// but only once it has the routes that left it.
+func TestReconnect(t *testing.T) {
+	r := start(t, Options{}, "dev")
+	w := shop("dev", 2)
+	r.publish(t, w)
+	v := r.Snapshot("dev")
+	c := openRaw(t, r.addr, "dev")
+	c.resume(translate.Cluster, nil, map[string]string{
+		"svc0000": v[translate.Cluster]["svc0000"], "svc0001": "older", "gone": "1",
+	})
+	c.ack(c.nextOf(translate.Cluster, "svc0001"))
+	// Same endpoints as before, but svc0001 is warming: they must come. `orphan` is a
+	// cluster that Envoy applied out of a response that it rejected.
+	c.resume(translate.Endpoints, []string{"gone", "orphan", "svc0000", "svc0001"}, map[string]string{
+		"svc0000": v[translate.Endpoints]["svc0000"], "svc0001": v[translate.Endpoints]["svc0001"], "gone": "1",
+	})
+	m := c.nextOf(translate.Endpoints, "svc0001")
+	require.ElementsMatch(t, []string{"gone", "orphan"}, m.GetRemovedResources())
+	c.ack(m)
+	c.expectNothing() // the routes may still use what is gone
+	c.resume(translate.Listener, nil, map[string]string{"http": v[translate.Listener]["http"], "old": "1"})
+	lds := c.nextGone(translate.Listener, "old")
+	c.resume(translate.Routes, []string{"http"}, map[string]string{"http": "older"})
+	rds := c.nextOf(translate.Routes, "http")
+	c.ack(lds)
+	c.expectNothing()
+	c.ack(rds)
+	gone := c.nextGone(translate.Cluster, "gone", "orphan")
+	c.leave(translate.Endpoints, "gone", "orphan")
+	c.ack(gone)
+	c.expectNothing()
+	r.settles(t, 1)
+}
+
+// TestReconnectToAnEmptyCollection is the explicit empty world, and its opposite: a
+// collection of which nothing is known yet says nothing.
+func TestReconnectToAnEmptyCollection(t *testing.T) {
+	r := start(t, Options{}, "dev")
+	c := openRaw(t, r.addr, "dev")
+	c.resume(translate.Cluster, nil, map[string]string{"a": "1"})
+	c.resume(translate.Listener, nil, map[string]string{"http": "1"})
+	c.resume(translate.Routes, []string{"http"}, map[string]string{"http": "1"})
+	c.expectNothing()
+	r.publish(t, newWorld("dev"))
+	c.ack(c.nextOf(translate.Cluster))
+	lds := c.nextGone(translate.Listener, "http")
+	c.leave(translate.Routes, "http")
+	c.ack(lds)
+	c.ack(c.nextGone(translate.Cluster, "a"))
+	c.expectNothing()
+}
+
+// TestRestartSendsNothing is invariant 7: every control plane is killed and started again,
+// and no proxy is sent anything that it already has.
+func TestRestartSendsNothing(t *testing.T) {
+	build := func() *world {
+		return shop("dev", 50).put(listener("https", 10443, "http", "cert"), secret("cert", "one"))
+	}
+	lis := newListener(t)
+	addr := lis.Addr().String()
+	r := startOn(t, lis, Options{}, "dev")
+	r.publish(t, build())
+	var clients []*envoylike.Client
+	for i := range 5 {
+		c := envoylike.New(envoylike.Options{Node: fmt.Sprintf("dev/%d", i)})
+		clients = append(clients, c)
+		connect(t, c, addr)
+	}
+	for _, c := range clients {
+		r.reaches(t, c, "dev")
+	}
+	r.settles(t, 5)
+	versions := r.Snapshot("dev")
+	var before []envoylike.Counts
+	for _, c := range clients {
+		before = append(before, c.Counts())
+	}
+	for range 3 {
+		r.stop()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		for _, c := range clients {
+			require.NoError(t, c.Wait(ctx, func() bool { return !c.Connected() }))
+		}
+		cancel()
+		lis, err := listenAgain(addr)
+		require.NoError(t, err)
+		r = startOn(t, lis, Options{}, "dev")
+		for _, c := range clients {
+			connect(t, c, addr)
+		}
+		// Some are there before the first publish, some after: it makes no difference.
+		require.Eventually(t, func() bool { return len(r.Proxies()) >= 2 }, patience, time.Millisecond)
+		require.NoError(t, r.Publish(build().whole()))
+		require.Equal(t, versions, r.Snapshot("dev"), "the same content has the same versions in any replica")
+		for _, c := range clients {
+			r.reaches(t, c, "dev")
+		}
+		r.settles(t, 5)
+	}
+	for i, c := range clients {
+		after := c.Counts()
+		require.Equal(t, before[i].Resources, after.Resources, "client %d", i)
+		require.Equal(t, before[i].Removed, after.Removed, "client %d", i)
+		require.Equal(t, before[i].Streams+3, after.Streams, "client %d", i)
+		require.Empty(t, c.Faults())
+	}
+}
+
+// TestMemoryFollowsSize is invariant 8: a collection that has changed for a long time keeps
+// no more than one that has not, also when a proxy is in the way.
+func TestMemoryFollowsSize(t *testing.T) {
+	r := start(t, Options{Gate: time.Millisecond, Grace: 2 * time.Millisecond}, "dev")
+	w := shop("dev", 10)
+	r.publish(t, w)
+	quick := envoylike.New(envoylike.Options{Node: "dev/quick"})
+	connect(t, quick, r.addr)
+	mute := envoylike.New(envoylike.Options{Node: "dev/mute", Mute: func(kind translate.Kind) bool { return kind == translate.Routes }})
+	connect(t, mute, r.addr)
+	r.reaches(t, quick, "dev")
+	deaf := openRaw(t, r.addr, "dev/deaf") // takes the first answer and acknowledges nothing at all
+	deaf.ask(translate.Cluster)
+	deaf.ask(translate.Listener)
+	deaf.nextOf(translate.Cluster, resourcesOf(w, translate.Cluster)...)
+
+	for n := range 3000 {
+		name := fmt.Sprintf("churn%d", n)
+		w.put(edsCluster(name, time.Second), endpoints(name, uint32(n%60000+1)), secret(name, name), endpoints("svc0001", uint32(n+1)))
+		if n >= 5 {
+			old := fmt.Sprintf("churn%d", n-5)
+			w.drop(translate.Cluster, old).drop(translate.Endpoints, old).drop(translate.Secret, old)
+		}
+		r.publish(t, w)
+	}
+	r.checkBounds(t, "dev")
+	k := r.collection("dev")
+	k.mu.Lock()
+	for kind := range k.tables {
+		require.LessOrEqual(t, len(k.tables[kind].gone), maxTombs+len(k.tables[kind].live))
+	}
+	for st := range k.streams {
+		for kind := range st.subs {
+			s := &st.subs[kind]
+			require.LessOrEqual(t, len(s.inflight), maxInflight)
+			require.LessOrEqual(t, len(s.want)+len(s.retry)+len(s.absent)+len(s.doubts), 100)
+		}
+	}
+	k.mu.Unlock()
+	r.reaches(t, quick, "dev")
+
+	// When the others have gone, nothing of the past is left.
+	r.publish(t, w.put(endpoints("svc0001", 1)))
+	require.Eventually(t, func() bool { return len(r.Proxies()) <= 3 }, patience, time.Millisecond)
+	r.stop()
+	for kind := range k.tables {
+		require.Empty(t, k.tables[kind].gone)
+		require.Empty(t, k.tables[kind].goneLog)
+		require.Empty(t, k.tables[kind].frames)
+	}
+	require.Empty(t, k.streams)
+}
+
+func resourcesOf(w *world, kind translate.Kind) (names []string) {
+	for ref := range w.now {
+		if ref.Kind == kind {
+			names = append(names, ref.Name)
+		}
+	}
+	return names
+}
