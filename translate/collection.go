@@ -3,7 +3,6 @@ package translate
 import (
 	"bytes"
 	"cmp"
-	"maps"
 	"slices"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -17,9 +16,11 @@ type collection struct {
 	cfg   *config.Collection
 	fleet []string // networks of its proxies, as FleetLabel says
 
-	hosts    map[string]*host
-	backends map[string]*backend // of its services, by cluster name
-	refs     map[string]int      // how many hosts name a cluster
+	hosts     map[string]*host
+	published sortedNames         // hosts that somebody has
+	backends  map[string]*backend // of its services, by cluster name
+	refs      map[string]int      // how many hosts name a cluster
+	needed    sortedNames         // clusters that a host names
 
 	resources Resources
 	sweep     bool // resources are of an earlier build: what is not built again goes
@@ -149,17 +150,63 @@ func (c *collection) buildHost(h *host) bool {
 			h.message, h.bytes, h.clusters = vh, field(mustEncode(vh)), names
 		}
 	}
+	if is, was := h.bytes != nil, before != nil; is != was {
+		c.published.set(h.name, is)
+	}
 	for _, name := range h.clusters {
-		c.refs[name]++
+		if c.refs[name]++; c.refs[name] == 1 {
+			c.needed.set(name, true)
+		}
 		c.touch(name, true)
 	}
 	for _, name := range clusters {
 		c.touch(name, true)
 		if c.refs[name]--; c.refs[name] == 0 {
 			delete(c.refs, name)
+			c.needed.set(name, false)
 		}
 	}
 	return !bytes.Equal(before, h.bytes)
+}
+
+// sortedNames is a set of names that is asked for in order far more often than
+// many of them change.
+type sortedNames struct {
+	names   []string        // sorted, as of the last time it was asked for
+	changed map[string]bool // since then: in or out
+}
+
+func (s *sortedNames) set(name string, in bool) {
+	if s.changed == nil {
+		s.changed = map[string]bool{}
+	}
+	s.changed[name] = in
+}
+
+func (s *sortedNames) sorted() []string {
+	if len(s.changed) == 0 {
+		return s.names
+	}
+	var in []string
+	for name, is := range s.changed {
+		if is {
+			in = append(in, name)
+		}
+	}
+	slices.Sort(in)
+	merged := make([]string, 0, len(s.names)+len(in))
+	for _, name := range s.names {
+		if _, changed := s.changed[name]; changed {
+			continue
+		}
+		for len(in) > 0 && in[0] < name {
+			merged, in = append(merged, in[0]), in[1:]
+		}
+		merged = append(merged, name)
+	}
+	s.names = append(merged, in...)
+	clear(s.changed)
+	return s.names
 }
 
 // table puts the route table together. Its hosts are in the order of their names,
@@ -168,8 +215,8 @@ func (c *collection) table() *Resource {
 	m := table(httpTable)
 	encoded := make([][]byte, 0, len(c.hosts)+1)
 	m.VirtualHosts = make([]*routev3.VirtualHost, 0, len(c.hosts)+1)
-	for _, name := range slices.Sorted(maps.Keys(c.hosts)) {
-		if h := c.hosts[name]; name != "*" && h.message != nil {
+	for _, name := range c.published.sorted() {
+		if h := c.hosts[name]; name != "*" {
 			m.VirtualHosts = append(m.VirtualHosts, h.message)
 			encoded = append(encoded, h.bytes)
 		}
@@ -182,7 +229,7 @@ func (c *collection) table() *Resource {
 	}
 	m.VirtualHosts = append(m.VirtualHosts, last)
 	refs := make([]Ref, 0, len(c.refs))
-	for _, name := range slices.Sorted(maps.Keys(c.refs)) {
+	for _, name := range c.needed.sorted() {
 		refs = append(refs, Ref{Cluster, name})
 	}
 	return &Resource{Kind: Routes, Name: httpTable, Message: m, Body: tableBytes(httpTable, append(encoded, body)), Refs: refs}

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -289,6 +290,16 @@ func TestEnvoyAnswers(t *testing.T) {
 	crash := w.service("a_crash", map[string]string{"hosts": "crash.test", "port": "80"}, stack("a"), none)
 	w.backend(t, crash, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }))
 	w.backend(t, crash, 2, echo("crash"))
+	var broken [2]atomic.Int32 // requests seen, safe and other
+	fails := w.service("a_fails", map[string]string{"hosts": "fails.test", "port": "80"}, stack("a"), none)
+	w.backend(t, fails, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == "GET" {
+			broken[0].Add(1)
+		} else {
+			broken[1].Add(1)
+		}
+		panic(http.ErrAbortHandler)
+	}))
 	late := w.service("a_late", map[string]string{"hosts": "late.test", "port": "80", "timeout": "200ms"}, stack("a"), none)
 	w.backend(t, late, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client left
@@ -389,6 +400,12 @@ func TestEnvoyAnswers(t *testing.T) {
 		for range 10 {
 			require.Equal(t, "crash", task(t, p.do(t, "GET", "http://crash.test/", nil, "")).Task)
 		}
+	})
+	t.Run("only safe methods are sent twice", func(t *testing.T) {
+		own(t, p.do(t, "GET", "http://fails.test/", nil, ""), 503, "unreachable")
+		require.EqualValues(t, 3, broken[0].Load())
+		own(t, p.do(t, "POST", "http://fails.test/", http.Header{"X-Envoy-Retry-On": {"reset"}}, "x"), 503, "unreachable")
+		require.EqualValues(t, 1, broken[1].Load())
 	})
 	t.Run("replicas are shares", func(t *testing.T) {
 		got := map[string]int{}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -19,8 +20,15 @@ const (
 	// SafeSuffix marks the twin of a route for the methods that may be sent twice.
 	SafeSuffix = "#safe"
 
-	retryAlways = "connect-failure,refused-stream,reset-before-request"
-	retrySafe   = retryAlways + ",reset"
+	// retryAlways is safe for every method: the task has not seen the request.
+	retryAlways    = "connect-failure,refused-stream,reset-before-request"
+	defaultRetries = 2
+	// Safe methods are also sent again after a reset. The router adds what this
+	// header says to the retry policy and removes it; from clients it is not
+	// believed. So a host needs one policy, not one for each route and twin: half
+	// of its bytes, and of the work that Envoy has with a table.
+	retryHeader = "x-envoy-retry-on"
+	retrySafe   = "reset"
 	safeMethods = "GET|HEAD|OPTIONS"
 
 	retryBackOff    = 10 * time.Millisecond
@@ -121,26 +129,29 @@ func routesOf(m match) (routes []*routev3.Route, clusters []string) {
 	if rewrite {
 		routes = append(routes, slash(oldest.name, m.root))
 	}
-	forward := func(name, retryOn string, methods *routev3.HeaderMatcher) {
+	forward := func(name string, safe bool) {
 		r := &routev3.Route{Name: name, Match: under(m.root)}
 		action := forwardTo(shares)
 		action.Timeout = durationpb.New(oldest.label.Timeout)
 		action.IdleTimeout = durationpb.New(oldest.label.IdleTimeout)
-		action.RetryPolicy = retryPolicy(retryOn, oldest.label.Retries)
+		if oldest.label.Retries != defaultRetries {
+			action.RetryPolicy = retryPolicy(oldest.label.Retries)
+		}
 		if rewrite {
 			r.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: m.root + "/"}}
 			action.PrefixRewrite = "/"
 		}
-		if methods != nil {
-			r.Match.Headers = []*routev3.HeaderMatcher{methods}
+		if safe {
+			r.Match.Headers = []*routev3.HeaderMatcher{methodIs(safeMethods)}
+			r.RequestHeadersToAdd = []*corev3.HeaderValueOption{setHeader(retryHeader, formatLiteral(retrySafe))}
 		}
 		r.Action = &routev3.Route_Route{Route: action}
 		routes = append(routes, r)
 	}
 	if oldest.label.Retries > 0 {
-		forward(oldest.name+SafeSuffix, retrySafe, methodIs(safeMethods))
+		forward(oldest.name+SafeSuffix, true)
 	}
-	forward(oldest.name, retryAlways, nil)
+	forward(oldest.name, false)
 	return routes, clusters
 }
 
@@ -188,13 +199,14 @@ func forwardTo(shares []weighted) *routev3.RouteAction {
 }
 
 // retryPolicy sends a request again where HTTP says that this is safe, and to a
-// task that has not had it yet.
-func retryPolicy(on string, retries uint32) *routev3.RetryPolicy {
+// task that has not had it yet. Without retries it is empty, which is not the
+// same as none: the host's policy would hold.
+func retryPolicy(retries uint32) *routev3.RetryPolicy {
 	if retries == 0 {
-		return nil
+		return &routev3.RetryPolicy{}
 	}
 	return &routev3.RetryPolicy{
-		RetryOn:    on,
+		RetryOn:    retryAlways,
 		NumRetries: wrapperspb.UInt32(retries),
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
 			Name: "envoy.retry_host_predicates.previous_hosts",
