@@ -156,12 +156,12 @@ func (l *loop) update(u watcher.Update) {
 	was := l.status.source(u)
 	switch {
 	case u.Err != nil && was == nil:
-		l.log.Warn("what runs cannot be read; the last picture stays in force", "error", u.Err)
+		l.log.Warn("not everything that runs can be read; what cannot stays as it was", "error", u.Err)
 	case u.Err == nil && was != nil:
-		l.log.Info("what runs can be read again", "was", was)
+		l.log.Info("everything that runs can be read again", "was", was)
 	}
-	if u.Err != nil || u.Picture == nil {
-		return // the changes of a failed step are found by the next one that succeeds
+	if u.Picture == nil {
+		return // nothing complete yet
 	}
 	l.latest = u.Picture
 	l.tasks.Merge(watcher.Changes{Tasks: u.Changes.Tasks})

@@ -19,8 +19,9 @@ type Source interface {
 
 // Update is one step of a source: a new picture, or the news that there is none.
 type Update struct {
-	// Picture is the complete picture after this step. It is nil as long as no
-	// list has succeeded, and the unchanged last one where Err is set.
+	// Picture is the complete picture after this step, put together from complete
+	// lists alone. It is nil as long as not every list has succeeded once. Where Err
+	// is set, what could not be read is in it as it was read last.
 	Picture *Picture
 
 	// Changes is what differs from the picture of the update before; everything
@@ -31,7 +32,7 @@ type Update struct {
 	// refresh): a second one of these confirms that a picture really shrank.
 	Full bool
 
-	// Err says why the source could not read; nil when the picture is fresh.
+	// Err says what the source cannot read and why; nil when the picture is fresh.
 	Err error
 
 	// At is when the picture was known to be right (the time of the last success).

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,7 +46,7 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 				return errors.New("the channel to the proxies has no TLS: give xds.tls in waggle.yml, or, on a network that is yours alone, set WAGGLE_XDS_INSECURE=true")
 			}
 			src := engine.New(engine.Options{
-				Host: cfg.Swarm.Host, PollInterval: cfg.Swarm.PollInterval, Log: log,
+				Host: cfg.Swarm.Host, CertDir: os.Getenv("DOCKER_CERT_PATH"), PollInterval: cfg.Swarm.PollInterval, Log: log,
 				Interesting: func(s *watcher.Service) bool { return !labels.Merge(cfg.LabelPrefixes, s.Name, s.Labels).Empty() },
 			})
 			if err := src.Check(cmd.Context()); err != nil {

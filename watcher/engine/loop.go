@@ -82,29 +82,32 @@ func (l *loop) update(now time.Time) {
 		l.hurry()
 	}
 	l.last = next
-	if l.failing() == nil || !changes.Empty() || full {
-		l.emit(watcher.Update{Picture: next, Changes: changes, Full: full, At: now})
+	// What could be read is told even where something else could not.
+	u := watcher.Update{Picture: next, Changes: changes, Full: full, Err: l.failing(), At: now}
+	if u.Err != nil {
+		u.At = l.since()
 	}
-	// What could be read is told even where something else could not; the error
-	// comes after it, so that it is what is seen.
-	l.complain()
+	l.emit(u)
 }
 
 // complain emits the error that is in force, if one is.
 func (l *loop) complain() {
-	err := l.failing()
-	if err == nil {
-		return
+	if err := l.failing(); err != nil {
+		l.emit(watcher.Update{Picture: l.last, Err: err, At: l.since()})
 	}
+}
+
+// since is when the picture was last right in everything.
+func (l *loop) since() time.Time {
 	// Without events the structure is as fresh as its last list.
 	at := l.good[tasksPart]
 	if l.errs[tasksPart] == nil || l.good[structurePart].Before(at) && (l.errs[structurePart] != nil || l.errs[eventsPart] != nil) {
 		at = l.good[structurePart]
 	}
 	if l.last == nil {
-		at = time.Time{}
+		return time.Time{}
 	}
-	l.emit(watcher.Update{Picture: l.last, Err: err, At: at})
+	return at
 }
 
 func (l *loop) failing() error {
