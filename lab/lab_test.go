@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -76,6 +78,11 @@ func TestTheStoryGoesWell(t *testing.T) {
 	} {
 		require.Contains(t, out.String(), line)
 	}
+	rate := regexp.MustCompile(`(\d+) a second, 0 failed`).FindStringSubmatch(out.String())
+	require.Len(t, rate, 2)
+	perSecond, err := strconv.Atoi(rate[1])
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, perSecond, 3*100, "on three collections together")
 }
 
 // ready is the line that a lab prints when it is.
