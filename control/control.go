@@ -141,6 +141,7 @@ func (c *Control) Run(ctx context.Context) error {
 			l.update(u)
 		case cfg := <-c.configs:
 			l.cfg, l.newCfg = cfg, true
+			l.status.misconfigured(nil)
 			c.pub.SetCollections(slices.Sorted(maps.Keys(cfg.Collections)))
 		case <-due:
 		case ask := <-c.queries:

@@ -55,6 +55,7 @@ func (c *Control) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge("waggle_ready", "1 once the first complete picture is published.", flag(s.Ready))
 	gauge("waggle_source_stale", "1 while what runs cannot be read and the last picture is in force.", flag(s.SourceError != nil))
+	gauge("waggle_config_stale", "1 while the newest waggle.yml cannot be used and the one before is in force.", flag(s.ConfigError != nil))
 	if !s.LastRead.IsZero() {
 		gauge("waggle_source_last_success_timestamp_seconds", "When the picture in force was last known to be right.", float64(s.LastRead.UnixNano())/1e9)
 	}

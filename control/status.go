@@ -14,6 +14,8 @@ type Status struct {
 	Ready bool
 	// SourceError says why the source cannot read what runs; nil while it can.
 	SourceError error
+	// ConfigError says why the operator's newest configuration is not in force; nil when it is.
+	ConfigError error
 	// LastRead is when the picture in force was last known to be right; zero before the first one.
 	LastRead time.Time
 	// LastBuild is when the last build was published; zero before the first one.
@@ -24,6 +26,10 @@ type Status struct {
 
 // Status tells how things stand. It never waits for a build.
 func (c *Control) Status() Status { return c.status.Status() }
+
+// Misconfigured notes that the operator's newest configuration cannot be used and why;
+// the one before stays in force. Reconfigure takes the note away.
+func (c *Control) Misconfigured(err error) { c.status.misconfigured(err) }
 
 // statusBoard is the one piece of the loop that others may read at any time.
 type statusBoard struct {
@@ -64,4 +70,10 @@ func (b *statusBoard) built(at time.Time, problems []translate.Problem) bool {
 // one whenever a problem comes, goes or changes, and never edits one that it gave away.
 func same(a, b []translate.Problem) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+func (b *statusBoard) misconfigured(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.s.ConfigError = err
 }

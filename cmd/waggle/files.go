@@ -83,8 +83,12 @@ func fileConfig(cmd *cobra.Command, p *watcher.Picture) (*config.Config, error) 
 func fileProblems(findings []stackfile.Finding) []translate.Problem {
 	var ps []translate.Problem
 	for _, f := range findings {
+		where := f.File
+		if f.Line > 0 {
+			where = fmt.Sprintf("%s:%d", f.File, f.Line)
+		}
 		ps = append(ps, translate.Problem{
-			Severity: labels.Severity(f.Severity), Service: f.Service, Label: f.File, Reason: f.Reason, Hint: f.Hint,
+			Severity: labels.Severity(f.Severity), Service: f.Service, Label: where, Reason: f.Reason, Hint: f.Hint,
 		})
 	}
 	return ps

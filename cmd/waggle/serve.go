@@ -20,6 +20,7 @@ import (
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/engine"
+	"github.com/waggle-lb/waggle/watcher/filewatch"
 	"github.com/waggle-lb/waggle/xds"
 )
 
@@ -38,6 +39,11 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 			if err != nil {
 				return err
 			}
+			path, err := cmd.Flags().GetString("config")
+			if err != nil {
+				return err
+			}
+			file := watchConfig(path)
 			cfg, err := loadConfig(cmd)
 			if err != nil {
 				return err
@@ -62,7 +68,7 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 			}
 			log.Info("serving", "xds", xdsLis.Addr(), "admin", adminLis.Addr(), "source", src.Name(), "collections", len(cfg.Collections))
 			log.Warn("xds.insecure: proxies are believed what their node ID says; use it on a network that is yours alone")
-			return controlPlane{cfg: cfg, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
+			return controlPlane{cfg: cfg, path: path, file: file, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
 		},
 	}
 }
@@ -82,6 +88,8 @@ func listen(key, address string) (net.Listener, error) {
 // controlPlane is the rooms of a control plane, wired.
 type controlPlane struct {
 	cfg        *config.Config
+	path       string           // of the operator's file
+	file       *filewatch.Watch // of path; nil: nothing to reload
 	source     watcher.Source
 	xds, admin net.Listener
 	log        *slog.Logger
@@ -107,5 +115,8 @@ func (p controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return p.source.Run(ctx, loop.Update) })
 	g.Go(func() error { return server.Serve(ctx, p.xds) })
 	g.Go(func() error { return admin.Serve(ctx, p.admin, handler) })
+	if p.file != nil {
+		g.Go(func() error { return reload(ctx, p.path, p.file, p.cfg, loop, p.log) })
+	}
 	return g.Wait()
 }

@@ -103,59 +103,6 @@ func TestSourceFollowsTheFile(t *testing.T) {
 	})
 }
 
-// Where no more directories can be watched, files are looked at now and then.
-func TestSourceFollowsWithoutNotifications(t *testing.T) {
-	dir, files := write(t, "app.yml", service("1"), "c.txt", "one")
-	w := newWatch(5*time.Millisecond, 5*time.Millisecond)
-	w.close()
-	w.fs = nil
-	w.reset(files)
-	changed := make(chan bool)
-	go func() { changed <- w.wait(t.Context()) }()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "c.txt"), []byte("longer"), 0o644))
-	select {
-	case c := <-changed:
-		require.True(t, c)
-	case <-time.After(10 * time.Second):
-		require.FailNow(t, "the change was not seen")
-	}
-}
-
-// A save in several writes is read when it is done.
-func TestWatchWaitsUntilTheFileIsQuiet(t *testing.T) {
-	const settle = 150 * time.Millisecond
-	_, files := write(t, "app.yml", "a")
-	w := newWatch(settle, time.Second)
-	defer w.close()
-	w.reset(files)
-	changed := make(chan time.Time)
-	go func() {
-		w.wait(t.Context())
-		changed <- time.Now()
-	}()
-	f, err := os.OpenFile(files[0], os.O_WRONLY|os.O_APPEND, 0)
-	require.NoError(t, err)
-	defer f.Close()
-	var end time.Time
-	last, quiet := time.Now(), time.Duration(0) // quiet is the longest time without a write
-	for range 20 {
-		_, err = f.WriteString("more")
-		require.NoError(t, err)
-		now := time.Now()
-		quiet, last = max(quiet, now.Sub(last)), now
-		select {
-		case end = <-changed: // only if this test was held up for so long
-		case <-time.After(settle / 10):
-			continue
-		}
-		break
-	}
-	if end.IsZero() {
-		end = <-changed
-	}
-	require.GreaterOrEqual(t, max(quiet, end.Sub(last)), settle-settle/10)
-}
-
 func TestSourceEndsWhereTheFirstReadFails(t *testing.T) {
 	dir := t.TempDir()
 	err := NewSource(Options{Files: []string{filepath.Join(dir, "none.yml")}}).Run(t.Context(), func(watcher.Update) { t.Error("an update") })
