@@ -33,7 +33,7 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 				require.NoError(t, proto.Unmarshal(r.Body, back))
 				require.True(t, proto.Equal(back, r.Message), "%s %s: Body says something else than Message", r.Kind, n)
 				for _, ref := range r.Refs {
-					require.Contains(t, res[ref.Kind], ref.Name, "%s %s needs it", r.Kind, n)
+					require.NotNil(t, res[ref.Kind][ref.Name], "%s %s needs %s", r.Kind, n, ref.Name)
 				}
 			}
 		}
@@ -47,14 +47,14 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 			for _, vh := range r.Message.(*routev3.RouteConfiguration).VirtualHosts {
 				for _, d := range vh.Domains {
 					d = strings.ToLower(d)
-					require.NotContains(t, domains, d, "domain twice in table %s", n)
+					require.Empty(t, domains[d], "domain %s twice in table %s", d, n)
 					domains[d] = vh.Name
 				}
 				require.NotEmpty(t, vh.Routes, "host %s", vh.Name)
 				for _, route := range vh.Routes {
 					for _, c := range clustersOf(t, route) {
-						require.Contains(t, res[Cluster], c, "route %s of %s", route.Name, vh.Name)
-						require.Contains(t, refs, c, "table %s does not say that it needs it", n)
+						require.NotNil(t, res[Cluster][c], "route %s of %s: no cluster %s", route.Name, vh.Name, c)
+						require.True(t, refs[c], "table %s does not say that it needs %s", n, c)
 						named[c] = true
 					}
 				}
@@ -64,7 +64,7 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 		for n, r := range res[Cluster] {
 			require.True(t, named[n], "cluster %s: no route names it", n)
 			require.True(t, r.EDS)
-			require.Contains(t, res[Endpoints], n)
+			require.NotNil(t, res[Endpoints][n], "cluster %s has no endpoints", n)
 		}
 		require.Len(t, res[Endpoints], len(res[Cluster]))
 		for n, r := range res[Listener] {

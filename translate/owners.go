@@ -168,13 +168,14 @@ func lastResort(vague []*claim, taken map[string][]*claim) []match {
 func share(root string, claims []*claim, lose func(loser, winner *claim, reason string)) match {
 	oldest := claims[0]
 	m := match{root: root, claims: []*claim{oldest}}
+	byService := map[*service]*claim{oldest.route.svc: oldest}
 	for _, cl := range claims[1:] {
-		switch same := slices.IndexFunc(m.claims, func(o *claim) bool { return o.route.svc == cl.route.svc }); {
-		case same >= 0 && m.claims[same].route == cl.route:
+		switch same := byService[cl.route.svc]; {
+		case same != nil && same.route == cl.route:
 			// One route says it twice (hosts: * with default_backend).
-			m.claims[same].whole = m.claims[same].whole || cl.whole
-		case same >= 0:
-			lose(cl, m.claims[same], "another route of the service takes the same host and path")
+			same.whole = same.whole || cl.whole
+		case same != nil:
+			lose(cl, same, "another route of the service takes the same host and path")
 		case oldest.whole || cl.whole:
 			lose(cl, oldest, "a default backend is never shared")
 		case cl.route.closed != oldest.route.closed:
@@ -183,6 +184,7 @@ func share(root string, claims []*claim, lose func(loser, winner *claim, reason 
 			lose(cl, oldest, "the oldest service with this host and path says otherwise about context_root_rewrite")
 		default:
 			m.claims = append(m.claims, cl)
+			byService[cl.route.svc] = cl
 		}
 	}
 	// A broken route claims its match, but never against one that works.
