@@ -126,10 +126,18 @@ func endpoints(name string, ports ...uint32) *translate.Resource {
 
 // routes is a route table with one host per cluster.
 func routes(name string, clusters ...string) *translate.Resource {
+	hosts := make([]string, len(clusters))
+	for i, c := range clusters {
+		hosts[i] = c + ".example.com"
+	}
+	return routesFor(name, hosts, clusters...)
+}
+
+func routesFor(name string, hosts []string, clusters ...string) *translate.Resource {
 	rc := &routev3.RouteConfiguration{Name: name}
-	for _, c := range clusters {
+	for i, c := range clusters {
 		rc.VirtualHosts = append(rc.VirtualHosts, &routev3.VirtualHost{
-			Name: c, Domains: []string{c + ".example.com"},
+			Name: c, Domains: []string{hosts[i]},
 			Routes: []*routev3.Route{{
 				Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
 				Action: &routev3.Route_Route{Route: &routev3.RouteAction{

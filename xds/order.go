@@ -363,12 +363,19 @@ func (st *stream) follow(kind translate.Kind, f *frame) {
 				delete(st.awaited, e.name)
 			case !eds.active && !st.resuming:
 				st.awaitAll = true
+			case len(eds.doubts) > 0 && st.rejectsEndpoints(e.name):
+				// It keeps what it has; nobody asked to try these again.
 			default:
 				st.await(e.name)
 				eds.wants(e.name)
 			}
 		}
 	}
+}
+
+func (st *stream) rejectsEndpoints(name string) bool {
+	it, ok := st.k.tables[translate.Endpoints].live[name]
+	return ok && st.subs[translate.Endpoints].bad(it.entry)
 }
 
 func (st *stream) await(name string) {

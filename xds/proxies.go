@@ -30,7 +30,10 @@ type ProxyKind struct {
 	Kind translate.Kind
 	// Sent and ACKed are versions of the collection's table of this kind.
 	Sent, ACKed string
-	Current     bool
+	// Resources is how many resources this stream was sent; a proxy that comes back to
+	// what it has gets none.
+	Resources int
+	Current   bool
 	// Rejected are the resources whose newest version the proxy does not take; it keeps
 	// the one before, if it has one.
 	Rejected []string
@@ -76,7 +79,7 @@ func (st *stream) describe() Proxy {
 		if !s.active {
 			continue
 		}
-		d := ProxyKind{Kind: kind, Sent: s.sent, ACKed: s.acked, NACK: s.nack,
+		d := ProxyKind{Kind: kind, Sent: s.sent, ACKed: s.acked, Resources: s.count, NACK: s.nack,
 			Current: s.clean() && !st.due(kind) && s.rem >= st.k.tables[kind].lastGone && len(s.late) == 0}
 		for name, doubt := range s.doubts {
 			if doubt.alone {

@@ -85,6 +85,7 @@ type sub struct {
 	dueSince time.Time        // when the oldest unsent change became due
 
 	sent, acked string // versions of the table, for status
+	count       int    // resources sent, the same
 	nack        *NACK
 }
 
@@ -319,6 +320,9 @@ func (st *stream) send(kind translate.Kind, f *frame, removed []string, now time
 	}
 	slices.Sort(removed)
 	r := &response{st: st, kind: kind, version: st.k.tables[kind].version(), frame: f, removed: removed, due: s.dueSince}
+	if f != nil {
+		s.count += len(f.entries)
+	}
 	s.inflight = append(s.inflight, r)
 	s.sentAt, s.sent, s.dueSince = now, r.version, time.Time{}
 	st.out <- r

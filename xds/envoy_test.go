@@ -1,0 +1,206 @@
+package xds
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/translate"
+)
+
+// envoyBinary is the real thing.
+func envoyBinary(t *testing.T) string {
+	path := os.Getenv("ENVOY")
+	if path == "" {
+		path = filepath.Join("..", ".cache", "envoy-1.40.0", "envoy")
+	}
+	path, err := filepath.Abs(path)
+	require.NoError(t, err)
+	_, err = os.Stat(path)
+	require.NoError(t, err, "this test needs Envoy 1.40: run `make test`, which fetches it, or set ENVOY to its path")
+	return path
+}
+
+// startEnvoy runs an Envoy with a minimal bootstrap; it is ended with the test.
+func startEnvoy(t *testing.T, node, xds string) {
+	host, port, err := net.SplitHostPort(xds)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	object := func(pairs ...any) map[string]any {
+		m := map[string]any{}
+		for i := 0; i < len(pairs); i += 2 {
+			m[pairs[i].(string)] = pairs[i+1]
+		}
+		return m
+	}
+	ads := object("ads", object(), "resource_api_version", "V3", "initial_fetch_timeout", "0s")
+	portValue, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	bootstrap := object(
+		"node", object("id", node, "cluster", "waggle"),
+		"admin", object("address", object("pipe", object("path", filepath.Join(dir, "admin")))),
+		"dynamic_resources", object(
+			"ads_config", object(
+				"api_type", "DELTA_GRPC", "transport_api_version", "V3", "set_node_on_first_message_only", true,
+				"grpc_services", []any{object("envoy_grpc", object("cluster_name", "xds",
+					"retry_policy", object("retry_back_off", object("base_interval", "0.05s", "max_interval", "0.2s"))))}),
+			"cds_config", ads, "lds_config", ads),
+		"static_resources", object("clusters", []any{object(
+			"name", "xds", "type", "STATIC", "connect_timeout", "1s",
+			"typed_extension_protocol_options", object("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", object(
+				"@type", "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+				"explicit_http_config", object("http2_protocol_options", object()))),
+			"load_assignment", object("cluster_name", "xds", "endpoints", []any{object("lb_endpoints", []any{object("endpoint",
+				object("address", object("socket_address", object("address", host, "port_value", portValue))))})}))}))
+	text, err := json.Marshal(bootstrap)
+	require.NoError(t, err)
+	file := filepath.Join(dir, "bootstrap.json")
+	require.NoError(t, os.WriteFile(file, text, 0o600))
+	log, err := os.Create(filepath.Join(dir, "log"))
+	require.NoError(t, err)
+	cmd := exec.Command(envoyBinary(t), "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning")
+	cmd.Stdout, cmd.Stderr = log, log
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = log.Close()
+		if t.Failed() {
+			text, _ := os.ReadFile(log.Name())
+			t.Logf("Envoy's log:\n%s", text)
+		}
+	})
+}
+
+// backend answers with its name.
+func backend(t *testing.T, name string) (port uint32) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) }))
+	t.Cleanup(s.Close)
+	u, err := url.Parse(s.URL)
+	require.NoError(t, err)
+	n, err := strconv.ParseUint(u.Port(), 10, 32)
+	require.NoError(t, err)
+	return uint32(n)
+}
+
+// TestEnvoy is the real Envoy behind the server: a collection goes live, endpoints and
+// clusters change under load without a failed request, and a control plane that is
+// replaced sends nothing.
+func TestEnvoy(t *testing.T) {
+	lis := newListener(t)
+	addr := lis.Addr().String()
+	r := startOn(t, lis, Options{}, "dev")
+	free := newListener(t)
+	port := uint32(free.Addr().(*net.TCPAddr).Port)
+	require.NoError(t, free.Close())
+	startEnvoy(t, "dev/real", addr)
+
+	anyHost := func(cluster string) *translate.Resource {
+		return routesFor("http", []string{"*"}, cluster)
+	}
+	one, two := backend(t, "one"), backend(t, "two")
+	w := newWorld("dev").put(edsCluster("a", time.Second), endpoints("a", one), anyHost("a"), listener("http", port, "http"))
+	r.publish(t, w)
+
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}, Timeout: 5 * time.Second}
+	defer client.CloseIdleConnections()
+	get := func() (string, error) {
+		resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusOK {
+			return "", fmt.Errorf("status %d: %s", resp.StatusCode, body)
+		}
+		return string(body), err
+	}
+	answers := func(want string) {
+		t.Helper()
+		for deadline := time.Now().Add(patience); ; {
+			got, err := get()
+			if got == want {
+				return
+			}
+			require.True(t, time.Now().Before(deadline), "want an answer from %s, last was %q, %v", want, got, err)
+		}
+	}
+	answers("one")
+	r.settles(t, 1)
+	require.Equal(t, "1.40.0", r.Proxies()[0].Version)
+
+	var asked, failed atomic.Int64
+	var firstFailure atomic.Value
+	ctx, stop := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	for range 4 {
+		load.Go(func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				asked.Add(1)
+				if _, err := get(); err != nil {
+					failed.Add(1)
+					firstFailure.CompareAndSwap(nil, err.Error())
+				}
+				<-tick.C
+			}
+		})
+	}
+	defer func() { stop(); load.Wait() }()
+
+	for i := range 10 { // endpoints move, the cluster changes, a service moves to another cluster and back
+		name, other := "a", "b"
+		if i%2 == 1 {
+			name, other = other, name
+		}
+		r.publish(t, w.put(endpoints(name, two)))
+		answers("two")
+		r.publish(t, w.put(edsCluster(name, time.Duration(2+i)*time.Second), endpoints(name, one)))
+		answers("one")
+		r.publish(t, w.put(edsCluster(other, time.Second), endpoints(other, two), anyHost(other)).
+			drop(translate.Cluster, name).drop(translate.Endpoints, name))
+		answers("two")
+		r.settles(t, 1)
+		r.publish(t, w.put(endpoints(other, one)))
+		answers("one")
+	}
+	r.settles(t, 1)
+
+	r.stop()
+	lis, err := listenAgain(addr)
+	require.NoError(t, err)
+	r = startOn(t, lis, Options{}, "dev")
+	require.NoError(t, r.Publish(w.whole()))
+	require.Eventually(t, func() bool {
+		ps := r.Proxies()
+		return len(ps) == 1 && ps[0].Current && len(ps[0].Kinds) == 4
+	}, patience, time.Millisecond)
+	for _, k := range r.Proxies()[0].Kinds {
+		require.Zero(t, k.Resources, "%s were sent again", k.Kind)
+		require.Nil(t, k.NACK)
+	}
+	r.publish(t, w.put(endpoints("a", two))) // and it goes on from there
+	answers("two")
+
+	require.Eventually(t, func() bool { return asked.Load() >= 300 }, patience, time.Millisecond)
+	stop()
+	load.Wait()
+	require.Zero(t, failed.Load(), "of %d requests; the first: %v", asked.Load(), firstFailure.Load())
+}
