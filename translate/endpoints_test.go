@@ -98,7 +98,9 @@ func TestWhichAddress(t *testing.T) {
 	hostPort := func(s *watcher.Service) {
 		s.Ports = append(s.Ports, watcher.Port{Protocol: "tcp", Target: 80, HostMode: true})
 	}
-	published := func(t *watcher.Task) { t.Ports = []watcher.HostPort{{Protocol: "udp", Target: 80, Published: 1}, {Protocol: "tcp", Target: 80, Published: 32768}} }
+	published := func(t *watcher.Task) {
+		t.Ports = []watcher.HostPort{{Protocol: "udp", Target: 80, Published: 1}, {Protocol: "tcp", Target: 80, Published: 32768}}
+	}
 	for name, c := range map[string]struct {
 		networks []string // of the collection
 		labels   map[string]string
