@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waggle-lb/waggle/envoy-bootstrap/launch"
 )
 
 // version is set by the linker.
@@ -50,6 +52,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitFound
 	}
 	fmt.Fprintln(stderr, "waggle:", err)
+	if ended, ok := errors.AsType[*launch.Ended](err); ok {
+		return ended.ExitCode() // whoever watches the container sees Envoy's own end
+	}
 	return exitCouldNot
 }
 
@@ -74,7 +79,7 @@ Run the control plane:    waggle serve --config waggle.yml`,
 	root.AddCommand(
 		serveCommand(), labCommand(),
 		lintCommand(), renderCommand(), explainCommand(),
-		bootstrapCommand(), caCommand(), healthcheckCommand(), versionCommand(), echoCommand(),
+		bootstrapCommand(), envoyCommand(), caCommand(), healthcheckCommand(), versionCommand(), echoCommand(),
 	)
 	return root
 }
