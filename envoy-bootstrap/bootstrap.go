@@ -18,6 +18,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/waggle-lb/waggle/config"
@@ -40,16 +41,12 @@ type Options struct {
 	// "127.0.0.1:9901" if empty. Whoever reaches it can stop the proxy, so that
 	// other addresses are refused.
 	AdminAddress string
-	// TLS is the identity of the channel. It is not built yet: anything but nil is an error.
+	// TLS is the identity of the channel. Nil: it has none and is not encrypted, which is
+	// for a laptop, and for a control plane that was told to believe everybody.
 	TLS *TLS
 	// MaxConnections bounds the client connections that the proxy accepts at once,
 	// DefaultMaxConnections if 0. The admin address is not counted.
 	MaxConnections uint64
-}
-
-// TLS names the directory with the proxy's certificate, key and authority.
-type TLS struct {
-	Directory string
 }
 
 // DefaultMaxConnections is Envoy's own advice for a proxy at the edge
@@ -61,9 +58,6 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 	if !config.ValidCollection(o.Collection) {
 		return nil, fmt.Errorf("bootstrap: %q is not a collection name: use lower case letters and digits, with . _ - only between them", o.Collection)
 	}
-	if o.TLS != nil {
-		return nil, errors.New("bootstrap: TLS of the channel to the control plane is not built yet: leave it out, on a network of its own")
-	}
 	node, err := nodeID(o)
 	if err != nil {
 		return nil, err
@@ -71,6 +65,15 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 	xds, err := xdsCluster(o.XDSAddress)
 	if err != nil {
 		return nil, err
+	}
+	if o.TLS != nil {
+		tls, err := o.TLS.complete()
+		if err != nil {
+			return nil, err
+		}
+		if xds.TransportSocket, err = tls.transportSocket(); err != nil {
+			return nil, err
+		}
 	}
 	admin, err := adminAddress(o.AdminAddress)
 	if err != nil {
@@ -105,15 +108,21 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 
 // Marshal is b as the JSON file that envoy -c reads: the same bytes for the same b.
 func Marshal(b *bootstrapv3.Bootstrap) ([]byte, error) {
-	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(b)
+	out, err := marshal(b)
 	if err != nil {
 		return nil, fmt.Errorf("write the bootstrap of %s: %w", b.GetNode().GetId(), err)
 	}
-	var out bytes.Buffer // protojson varies its blanks on purpose
-	if err := json.Indent(&out, raw, "", "  "); err != nil {
-		return nil, fmt.Errorf("write the bootstrap of %s: %w", b.GetNode().GetId(), err)
+	return out, nil
+}
+
+func marshal(m proto.Message) ([]byte, error) {
+	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	if err != nil {
+		return nil, err
 	}
-	return out.Bytes(), nil
+	var out bytes.Buffer // protojson varies its blanks on purpose
+	err = json.Indent(&out, raw, "", "  ")
+	return out.Bytes(), err
 }
 
 // nodeID checks the node ID: the control plane takes the collection from what

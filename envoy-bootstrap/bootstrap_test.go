@@ -24,6 +24,14 @@ var accepted = map[string]Options{
 	"template": {Collection: "prod", NodeID: "prod/{{.Task.ID}}", XDSAddress: "tasks.edge_waggle:18000"},
 	"laptop":   {Collection: "a.b_c-1", NodeID: "a.b_c-1/laptop", XDSAddress: "127.0.0.1:18000", AdminAddress: "localhost:0", MaxConnections: 7},
 	"socket":   {Collection: "test", XDSAddress: "[::1]:18000", AdminAddress: "/run/envoy/admin.sock"},
+	"tls":      {Collection: "dev", TLS: &TLS{Directory: "/etc/envoy/tls"}},
+	"secrets":  {Collection: "dev", XDSAddress: "10.0.0.1:18000", TLS: swarmTLS},
+}
+
+// swarmTLS is how Swarm mounts it: secrets under names of their own, configs elsewhere.
+var swarmTLS = &TLS{
+	Directory: "/run/secrets", Cert: "waggle-dev.crt", Key: "waggle-dev.key", CA: "/etc/waggle/authority.crt",
+	SDSDirectory: "/etc/envoy/", ServerName: "control.example.com",
 }
 
 func TestGolden(t *testing.T) {
@@ -80,7 +88,14 @@ func TestRefused(t *testing.T) {
 		{"no collection", Options{}, "is not a collection name"},
 		{"collection with slash", Options{Collection: "a/b"}, "is not a collection name"},
 		{"collection in capitals", Options{Collection: "Dev"}, "is not a collection name"},
-		{"TLS", Options{Collection: "dev", TLS: &TLS{Directory: "/run/secrets"}}, "not built yet"},
+		{"TLS of nowhere", Options{Collection: "dev", TLS: &TLS{}}, `certificate "tls.crt" is not an absolute path`},
+		{"TLS relative", Options{Collection: "dev", TLS: &TLS{Directory: "tls"}}, `certificate "tls/tls.crt" is not an absolute path`},
+		{"TLS authority relative", Options{Collection: "dev", TLS: &TLS{Cert: "/a/x", Key: "/a/y"}}, `authority "ca.crt" is not an absolute path`},
+		{"TLS in two directories", Options{Collection: "dev", TLS: &TLS{Directory: "/a", Key: "/b/tls.key"}}, "in different directories"},
+		{"SDS files relative", Options{Collection: "dev", TLS: &TLS{Directory: "/a", SDSDirectory: "b"}}, `directory of the SDS files "b" is not an absolute path`},
+		{"TLS with line break", Options{Collection: "dev", TLS: &TLS{Directory: "/a\nb"}}, "printable characters"},
+		{"TLS to a wildcard", Options{Collection: "dev", TLS: &TLS{Directory: "/a", ServerName: "*.example.com"}}, "not a DNS name"},
+		{"TLS to a rooted name", Options{Collection: "dev", TLS: &TLS{Directory: "/a", ServerName: "waggle."}}, "not a DNS name"},
 		{"node of another collection", Options{Collection: "dev", NodeID: "prod/1"}, "does not name collection dev: write dev/<instance>"},
 		{"node that begins alike", Options{Collection: "dev", NodeID: "dev2/1"}, "does not name collection dev"},
 		{"node without instance", Options{Collection: "dev", NodeID: "dev/"}, "does not name collection dev"},
@@ -110,12 +125,24 @@ func TestRefused(t *testing.T) {
 
 func FuzzNew(f *testing.F) {
 	for _, o := range accepted {
-		f.Add(o.Collection, o.NodeID, o.XDSAddress, o.AdminAddress)
+		tls := TLS{}
+		if o.TLS != nil {
+			tls = *o.TLS
+		}
+		f.Add(o.Collection, o.NodeID, o.XDSAddress, o.AdminAddress, tls.Directory, tls.Cert, tls.ServerName)
 	}
-	f.Fuzz(func(t *testing.T, collection, node, xds, admin string) {
-		b, err := New(Options{Collection: collection, NodeID: node, XDSAddress: xds, AdminAddress: admin})
+	f.Fuzz(func(t *testing.T, collection, node, xds, admin, directory, cert, server string) {
+		o := Options{Collection: collection, NodeID: node, XDSAddress: xds, AdminAddress: admin}
+		if directory != "" {
+			o.TLS = &TLS{Directory: directory, Cert: cert, ServerName: server}
+		}
+		b, err := New(o)
 		if err != nil {
 			return
+		}
+		if o.TLS != nil {
+			_, err := SDSFiles(*o.TLS)
+			require.NoError(t, err)
 		}
 		raw, err := Marshal(b)
 		require.NoError(t, err)

@@ -50,6 +50,9 @@ func TestEnvoyValidates(t *testing.T) {
 	binary := envoyBinary(t)
 	for name, o := range accepted {
 		t.Run(name, func(t *testing.T) {
+			if o.TLS != nil { // what it names must be there
+				o.TLS = proxyTLS(t, newAuthority(t), "dev")
+			}
 			b, err := New(o)
 			require.NoError(t, err)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
