@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -179,8 +181,8 @@ func adminAddress(addr string) (*corev3.Address, error) {
 	}
 	if path, _ := strings.CutPrefix(addr, "unix://"); strings.HasPrefix(path, "/") {
 		// The length that sun_path holds.
-		if len(path) > 107 || strings.ContainsFunc(path, func(c rune) bool { return c < ' ' }) {
-			return nil, fmt.Errorf("bootstrap: admin address %q: the path of a unix socket has at most 107 bytes", addr)
+		if len(path) > 107 || !printable(path) {
+			return nil, fmt.Errorf("bootstrap: admin address %q: the path of a unix socket has at most 107 bytes, all of them printable", addr)
 		}
 		return &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: path, Mode: 0o600}}}, nil
 	}
@@ -196,6 +198,11 @@ func adminAddress(addr string) (*corev3.Address, error) {
 		return nil, fmt.Errorf("bootstrap: admin address %q is not loopback, and whoever reaches it can stop the proxy: use 127.0.0.1:PORT or the path of a unix socket", addr)
 	}
 	return socketAddress(host, port), nil
+}
+
+// printable says that text is UTF-8, as everything in a protobuf must be, without control characters.
+func printable(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 func socketAddress(host string, port uint32) *corev3.Address {

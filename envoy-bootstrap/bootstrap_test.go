@@ -108,6 +108,7 @@ func TestRefused(t *testing.T) {
 		{"control plane at a wild port", Options{Collection: "dev", XDSAddress: "waggle:70000"}, `"70000" is not a port`},
 		{"control plane as URL", Options{Collection: "dev", XDSAddress: "http://waggle:18000"}, "write HOST:PORT"},
 		{"control plane with blanks", Options{Collection: "dev", XDSAddress: "wag gle:18000"}, "neither a name nor an IP address"},
+		{"admin socket of no text", Options{Collection: "dev", AdminAddress: "/\xff"}, "all of them printable"},
 		{"admin for all", Options{Collection: "dev", AdminAddress: "0.0.0.0:9901"}, "is not loopback"},
 		{"admin by name", Options{Collection: "dev", AdminAddress: "envoy:9901"}, "is not loopback"},
 		{"admin without host", Options{Collection: "dev", AdminAddress: ":9901"}, "write HOST:PORT"},

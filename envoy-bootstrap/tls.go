@@ -90,7 +90,7 @@ func checkPath(what, path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("bootstrap: TLS: %s %q is not an absolute path", what, path)
 	}
-	if len(path) > 4096 || strings.ContainsFunc(path, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\uFFFD' }) {
+	if len(path) > 4096 || !printable(path) {
 		return fmt.Errorf("bootstrap: TLS: %s %q: use a path of printable characters", what, path)
 	}
 	return nil
