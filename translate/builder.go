@@ -47,6 +47,9 @@ func Build(in Input) *Builder {
 // Build, mean that everything may. Collections that the configuration has no more
 // are forgotten without a Delta: whoever runs their proxies decides about them.
 func (b *Builder) Build(in Input, changes watcher.Changes) []Delta {
+	if in.Picture == nil || in.Config == nil {
+		return nil // nothing is known: what was built stays
+	}
 	switch {
 	case b.picture == nil || in.Config != b.cfg || changes.All,
 		b.picture.Static != in.Picture.Static, b.picture.Loopback != in.Picture.Loopback,

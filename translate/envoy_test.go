@@ -93,6 +93,12 @@ func TestEnvoyAcceptsWhatIsBuilt(t *testing.T) {
 		"shut.hosts": "a.example.com", "shut.context_root": "/shut", "shut.port": "80", "shut.basic_auth": "nobody",
 	}, stack("a"))
 	w.service("a_web2", map[string]string{"hosts": "a.example.com", "port": "80", "weight": "5"}, stack("a"))
+	w.service("c_extreme", map[string]string{
+		"hosts": "c.example.com,*.c.example.com", "port": "65535", "timeout": "2562047h", "idle_timeout": "2562047h", "connect_timeout": "2562047h",
+		"retries": "4294967295", "max_fails": "4294967295", "fail_timeout": "2562047h", "context_root": "/ü%20x/{id}/*",
+		"tiny.hosts": "tiny.c.example.com", "tiny.port": "1", "tiny.timeout": "1ns", "tiny.idle_timeout": "1ns", "tiny.connect_timeout": "1ns", "tiny.fail_timeout": "1ns", "tiny.weight": "1",
+		"zero.hosts": "zero.c.example.com", "zero.port": "1", "zero.timeout": "0", "zero.idle_timeout": "0", "zero.connect_timeout": "0", "zero.fail_timeout": "0",
+	}, stack("c"))
 	w.service("b_all", map[string]string{"default_backend": "true", "port": "80"}, stack("b"))
 	down := w.service("b_down", map[string]string{"hosts": "down.example.com", "port": "80"}, stack("b"))
 	w.Nodes["n2"] = &watcher.Node{ID: "n2", Hostname: "beta", Down: true}
