@@ -101,7 +101,7 @@ func (g *Guard) stream(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, n
 	if err != nil {
 		return err
 	}
-	ctx, cancel := id.Until(withIdentity(s.Context(), id))
+	ctx, cancel := id.Until(NewContext(s.Context(), id))
 	defer cancel()
 	return next(srv, &guarded{ServerStream: s, ctx: ctx, id: id})
 }
@@ -114,7 +114,7 @@ func (g *Guard) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, nex
 	if err := id.checkMessage(req); err != nil {
 		return nil, err
 	}
-	ctx, cancel := id.Until(withIdentity(ctx, id))
+	ctx, cancel := id.Until(NewContext(ctx, id))
 	defer cancel()
 	return next(ctx, req)
 }

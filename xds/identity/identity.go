@@ -181,6 +181,7 @@ func FromContext(ctx context.Context) (Identity, error) {
 	return id, nil
 }
 
-func withIdentity(ctx context.Context, id Identity) context.Context {
+// NewContext is ctx with an identity, as a [Guard] gives it to handlers.
+func NewContext(ctx context.Context, id Identity) context.Context {
 	return context.WithValue(ctx, key{}, id)
 }
