@@ -34,8 +34,9 @@ type Control struct {
 	queries chan func(*translate.Builder)
 	done    chan struct{} // closed when Run has returned
 
-	metrics *metrics
-	status  statusBoard
+	metrics   *metrics
+	status    statusBoard
+	observers []func(Step)
 }
 
 // New makes a control loop for a first configuration. Nothing happens before Run.
@@ -141,8 +142,9 @@ func (c *Control) Run(ctx context.Context) error {
 			l.update(u)
 		case cfg := <-c.configs:
 			l.cfg, l.newCfg = cfg, true
-			l.status.misconfigured(nil)
+			l.status.configured(cfg)
 			c.pub.SetCollections(slices.Sorted(maps.Keys(cfg.Collections)))
+			l.tell(Step{At: time.Now(), Kind: ConfigStep})
 		case <-due:
 		case ask := <-c.queries:
 			ask(l.builder)
@@ -155,6 +157,9 @@ func (c *Control) Run(ctx context.Context) error {
 // update takes one step of the source.
 func (l *loop) update(u watcher.Update) {
 	was := l.status.source(u)
+	if (u.Err == nil) != (was == nil) || u.Err != nil && u.Err.Error() != was.Error() {
+		l.tell(Step{At: time.Now(), Kind: SourceStep, Err: u.Err})
+	}
 	switch {
 	case u.Err != nil && was == nil:
 		l.log.Warn("not everything that runs can be read; what cannot stays as it was", "error", u.Err)
@@ -228,9 +233,10 @@ func (l *loop) build() {
 		l.lastStructure, kind = end, "structure"
 	}
 	l.metrics.built(kind, translated, end.Sub(start))
-	if problems := l.builder.Problems(); l.status.built(end, problems) {
+	if problems := l.builder.Problems(); l.status.built(end, picture, problems) {
 		l.metrics.problems(problems)
 	}
+	l.tell(Step{At: end, Kind: BuildStep, Structure: whole, Changed: sizes(deltas)})
 	if len(deltas) > 0 {
 		l.log.Debug("published", "kind", kind, "collections", len(deltas), "took", end.Sub(start))
 	}

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -20,8 +21,14 @@ type Status struct {
 	LastRead time.Time
 	// LastBuild is when the last build was published; zero before the first one.
 	LastBuild time.Time
+	// Builds counts the builds published; as long as it stays, Query finds the same.
+	Builds uint64
 	// Problems of the services of the last build, sorted. Read only.
 	Problems []translate.Problem
+	// Config is the configuration in force and Picture what the last build was made
+	// of; nil before there are any. Read only.
+	Config  *config.Config
+	Picture *watcher.Picture
 }
 
 // Status tells how things stand. It never waits for a build.
@@ -29,7 +36,10 @@ func (c *Control) Status() Status { return c.status.Status() }
 
 // Misconfigured notes that the operator's newest configuration cannot be used and why;
 // the one before stays in force. Reconfigure takes the note away.
-func (c *Control) Misconfigured(err error) { c.status.misconfigured(err) }
+func (c *Control) Misconfigured(err error) {
+	c.status.misconfigured(err)
+	c.tell(Step{At: time.Now(), Kind: ConfigStep, Err: err})
+}
 
 // statusBoard is the one piece of the loop that others may read at any time.
 type statusBoard struct {
@@ -55,10 +65,11 @@ func (b *statusBoard) source(u watcher.Update) (was error) {
 }
 
 // built notes a published build, and reports whether the problems may be others than before.
-func (b *statusBoard) built(at time.Time, problems []translate.Problem) bool {
+func (b *statusBoard) built(at time.Time, p *watcher.Picture, problems []translate.Problem) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.s.Ready, b.s.LastBuild = true, at
+	b.s.Ready, b.s.LastBuild, b.s.Picture = true, at, p
+	b.s.Builds++
 	if same(problems, b.s.Problems) {
 		return false
 	}
@@ -76,4 +87,11 @@ func (b *statusBoard) misconfigured(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.s.ConfigError = err
+}
+
+// configured notes the configuration in force.
+func (b *statusBoard) configured(cfg *config.Config) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.s.Config, b.s.ConfigError = cfg, nil
 }
