@@ -306,6 +306,13 @@ func TestEnvoyAnswers(t *testing.T) {
 		}
 		panic(http.ErrAbortHandler)
 	}))
+	var stranded atomic.Int32 // requests that went to a node that is down
+	w.Nodes["n2"].Addr, w.Nodes["n2"].Down = netip.MustParseAddr("127.0.0.1"), true
+	node := w.service("a_node", map[string]string{"hosts": "node.test", "port": "80"}, stack("a"), none)
+	w.at(node, 1, refusingPort(t))
+	w.backend(t, node, 2, echo("node"))
+	w.backend(t, node, 3, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stranded.Add(1) }))
+	w.Tasks[node.ID][2].NodeID = "n2"
 	late := w.service("a_late", map[string]string{"hosts": "late.test", "port": "80", "timeout": "200ms"}, stack("a"), none)
 	w.backend(t, late, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client left
@@ -412,6 +419,17 @@ func TestEnvoyAnswers(t *testing.T) {
 		require.EqualValues(t, 3, broken[0].Load())
 		own(t, p.do(t, "POST", "http://fails.test/", http.Header{"X-Envoy-Retry-On": {"reset"}}, "x"), 503, "unreachable")
 		require.EqualValues(t, 1, broken[1].Load())
+	})
+	t.Run("a node that is down gets nothing while another task is left", func(t *testing.T) {
+		for range 30 { // half of the others are ejected meanwhile
+			require.Equal(t, "node", task(t, p.do(t, "POST", "http://node.test/", nil, "x")).Task)
+		}
+		require.Zero(t, stranded.Load())
+	})
+	t.Run("the only task is never ejected", func(t *testing.T) {
+		for range 5 {
+			own(t, p.do(t, "GET", "http://dead.test/", nil, ""), 503, "unreachable")
+		}
 	})
 	t.Run("replicas are shares", func(t *testing.T) {
 		got := map[string]int{}

@@ -331,7 +331,7 @@ func TestNewcomerCostsOthersNothing(t *testing.T) {
 		spec.Labels[watcher.StackLabel] = "stranger"
 		delete(spec.Labels, FleetLabel)
 		spec.CreatedAt = epoch.Add(1e15)
-		after := before.clone(s)
+		after := Build(Input{s.picture, s.cfg})
 		for name := range s.cfg.Collections {
 			old, now := before.Resources(name), after.Resources(name)
 			for _, k := range []Kind{Cluster, Endpoints, Listener} {
@@ -363,9 +363,6 @@ func TestNewcomerCostsOthersNothing(t *testing.T) {
 		}
 	}
 }
-
-// clone builds the swarm's present picture from nothing.
-func (b *Builder) clone(s *swarm) *Builder { return Build(Input{s.picture, s.cfg}) }
 
 func vagueOf(b *Builder, route string) bool {
 	for _, s := range b.services {
