@@ -126,7 +126,7 @@ func (k *collection) publish(edits []edit, now time.Time) {
 	if !k.apply(edits, now) && !opened {
 		return
 	}
-	k.trim()
+	k.trim(now)
 	for st := range k.streams {
 		st.pump(now)
 	}
@@ -185,8 +185,9 @@ func nameOf(old item, had bool, name string) string {
 }
 
 // trim keeps the logs as long as the tables are large, however long they have been
-// written and however slow a stream is.
-func (k *collection) trim() {
+// written and however slow a stream is; and what was removed no longer than twice the
+// grace time.
+func (k *collection) trim(now time.Time) {
 	for kind := range k.tables {
 		t := &k.tables[kind]
 		sent, retired := k.seq, k.seq
@@ -213,21 +214,17 @@ func (k *collection) trim() {
 		if len(t.goneLog) > 2*len(t.gone)+64 {
 			t.goneLog = slices.Clone(slices.DeleteFunc(t.goneLog, func(c change) bool { return t.gone[c.name].seq != c.seq }))
 		}
-		if len(t.gone) > maxTombs+len(t.live) {
-			// Grace has long passed and some stream still takes nothing. It may come
+		if len(t.goneLog) > 0 && now.Sub(t.goneLog[0].at) > 2*k.server.grace {
+			// Grace has long passed and some stream still takes no removals. It may come
 			// again: what it must drop is then found out from what it says it has.
 			for st := range k.streams {
-				if s := &st.subs[kind]; s.active && s.rem == retired {
+				if s := &st.subs[kind]; s.active && !s.first && s.rem < t.goneLog[0].seq {
 					st.end(errStuck)
 				}
 			}
 		}
 	}
 }
-
-// maxTombs is how many removed resources of a kind, over the number of live ones, are
-// kept for a stream that does not take their removal.
-const maxTombs = 1024
 
 func dropUntil(log []change, seq uint64) []change {
 	n := logAfter(log, seq)
@@ -306,7 +303,7 @@ func (k *collection) detach(st *stream) {
 		return
 	}
 	delete(k.streams, st)
-	k.trim()
+	k.trim(k.server.now())
 	if len(k.streams) == 0 {
 		for kind := range k.tables {
 			clear(k.tables[kind].frames)

@@ -259,6 +259,19 @@ func connect(t testing.TB, c *envoylike.Client, addr string) (disconnect func())
 	return stop
 }
 
+// keepConnected is connect for a client that comes again when its stream ends.
+func keepConnected(t testing.TB, c *envoylike.Client, addr string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			_ = c.Run(ctx, addr)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+}
+
 // reaches waits until the client is active with exactly what is served.
 func (r *running) reaches(t testing.TB, c *envoylike.Client, collection string) {
 	t.Helper()

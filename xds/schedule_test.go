@@ -232,4 +232,11 @@ func (r *running) checkBounds(t *testing.T, collection string) {
 		require.LessOrEqual(t, len(tb.goneLog), 2*len(tb.gone)+64, "removals of %s", translate.Kind(kind))
 		require.LessOrEqual(t, len(tb.frames), 64)
 	}
+	for st := range k.streams {
+		for kind := range st.subs {
+			s := &st.subs[kind]
+			require.LessOrEqual(t, len(s.inflight), maxInflight)
+			require.LessOrEqual(t, len(s.want)+len(s.retry)+len(s.absent)+len(s.doubts), 100)
+		}
+	}
 }

@@ -101,9 +101,16 @@ func (g *Guard) stream(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, n
 	if err != nil {
 		return err
 	}
-	ctx, cancel := id.Until(NewContext(s.Context(), id))
+	until, cancel := id.Until(NewContext(s.Context(), id))
 	defer cancel()
-	return next(srv, &guarded{ServerStream: s, ctx: ctx, id: id})
+	ctx, refuse := context.WithCancelCause(until)
+	defer refuse(nil)
+	guarded := &guarded{ServerStream: s, ctx: ctx, id: id, refuse: refuse}
+	err = next(srv, guarded)
+	if why := guarded.refusal(); why != nil {
+		return why // whatever the handler made of it
+	}
+	return err
 }
 
 func (g *Guard) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -122,32 +129,38 @@ func (g *Guard) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, nex
 // guarded is a stream whose every message is checked.
 type guarded struct {
 	grpc.ServerStream
-	ctx context.Context
-	id  Identity
+	ctx    context.Context
+	id     Identity
+	refuse context.CancelCauseFunc
 }
 
-// Context ends with the stream, and with the client's certificate.
+// Context ends with the stream, with the client's certificate, and with a message that
+// the client may not send.
 func (s *guarded) Context() context.Context { return s.ctx }
 
 func (s *guarded) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	if err := s.lapsed(); err != nil {
+	if err := s.refusal(); err != nil {
 		return err
 	}
-	return s.id.checkMessage(m)
+	if err := s.id.checkMessage(m); err != nil {
+		s.refuse(err)
+		return err
+	}
+	return nil
 }
 
 func (s *guarded) SendMsg(m any) error {
-	if err := s.lapsed(); err != nil {
+	if err := s.refusal(); err != nil {
 		return err
 	}
 	return s.ServerStream.SendMsg(m)
 }
 
-// lapsed is why the client's time is over; nil while it is not.
-func (s *guarded) lapsed() error {
+// refusal is why the guard ended the stream; nil if it did not.
+func (s *guarded) refusal() error {
 	if s.ctx.Err() == nil || s.ServerStream.Context().Err() != nil {
 		return nil // gRPC itself says what ended the stream
 	}

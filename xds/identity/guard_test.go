@@ -35,6 +35,7 @@ type service struct {
 	clusters.UnimplementedClusterDiscoveryServiceServer
 	addr   string
 	served atomic.Int64 // messages that a handler saw
+	deaf   bool         // it makes nothing of errors
 }
 
 func (s *service) StreamAggregatedResources(g discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
@@ -77,11 +78,14 @@ func echo[Q, R any](s *service, ctx context.Context, recv func() (Q, error), sen
 	}()
 	select {
 	case err := <-done:
-		if errors.Is(err, io.EOF) {
+		if s.deaf || errors.Is(err, io.EOF) {
 			return nil
 		}
 		return err
 	case <-ctx.Done():
+		if s.deaf {
+			return nil
+		}
 		return context.Cause(ctx)
 	}
 }
@@ -266,6 +270,18 @@ func TestNodeIsCheckedInMidStream(t *testing.T) {
 	err = ask(stream.Send, stream.Recv, &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "prod/1"}})
 	require.Equal(t, codes.PermissionDenied, status.Code(err))
 	require.EqualValues(t, 2, s.served.Load())
+}
+
+// go-control-plane ends a stream without an error when it cannot receive: the client must
+// hear why all the same.
+func TestRefusalOutlivesItsHandler(t *testing.T) {
+	a := newAuthority(t, "ours")
+	s := serve(t, guard(t, a.files(server())))
+	s.deaf = true
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(client(t, s.addr, a, a.pair(a.client(dev)))).DeltaAggregatedResources(t.Context())
+	require.NoError(t, err)
+	err = ask(stream.Send, stream.Recv, &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "prod/1"}})
+	require.Equal(t, codes.PermissionDenied, status.Code(err), err)
 }
 
 func TestInsecureBelieves(t *testing.T) {
