@@ -164,12 +164,18 @@ func lastResort(vague []*claim, taken map[string][]*claim) []match {
 	return out
 }
 
-// share says which claims of one match share it; the others lose.
+// share says which claims of one match share it; the others lose. Whoever shares
+// has the guards of the oldest, and the path that the first working one sends on.
 func share(root string, claims []*claim, lose func(loser, winner *claim, reason string)) match {
 	oldest := claims[0]
 	m := match{root: root, claims: []*claim{oldest}}
 	byService := map[*service]*claim{oldest.route.svc: oldest}
+	var first *claim // that works
+	if !oldest.route.broken {
+		first = oldest
+	}
 	for _, cl := range claims[1:] {
+		works := !cl.route.broken
 		switch same := byService[cl.route.svc]; {
 		case same != nil && same.route == cl.route:
 			// One route says it twice (hosts: * with default_backend).
@@ -180,15 +186,18 @@ func share(root string, claims []*claim, lose func(loser, winner *claim, reason 
 			lose(cl, oldest, "a default backend is never shared")
 		case cl.route.closed != oldest.route.closed:
 			lose(cl, oldest, "the oldest service with this host and path has other guards")
-		case cl.route.label.ContextRootRewrite != oldest.route.label.ContextRootRewrite && root != "/" && !cl.route.broken && !oldest.route.broken:
-			lose(cl, oldest, "the oldest service with this host and path says otherwise about context_root_rewrite")
+		case works && first != nil && root != "/" && cl.route.label.ContextRootRewrite != first.route.label.ContextRootRewrite:
+			lose(cl, first, "an older service with this host and path says otherwise about context_root_rewrite")
 		default:
 			m.claims = append(m.claims, cl)
 			byService[cl.route.svc] = cl
+			if works && first == nil {
+				first = cl
+			}
 		}
 	}
 	// A broken route claims its match, but never against one that works.
-	if works := slices.ContainsFunc(m.claims, func(c *claim) bool { return !c.route.broken }); works && !oldest.route.closed {
+	if first != nil && !oldest.route.closed {
 		m.claims = slices.DeleteFunc(m.claims, func(c *claim) bool { return c.route.broken })
 	}
 	return m

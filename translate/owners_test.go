@@ -119,6 +119,10 @@ func TestWhoseHostIsIt(t *testing.T) {
 			services: []svc{{"x_a", "x", map[string]string{"context_root": "/r", "context_root_rewrite": "true"}}, {"x_b", "x", map[string]string{"context_root": "/r"}}},
 			want:     []string{"=/r -> MOVED_PERMANENTLY /r/", "/r/* -> rewrite / x_a:80"}, lost: map[string]string{"x_b": "x_a"},
 		},
+		"nor behind a broken one": {
+			services: []svc{{"x_bad", "x", map[string]string{"context_root": "/r", "port": "y"}}, {"x_a", "x", map[string]string{"context_root": "/r", "context_root_rewrite": "true"}}, {"x_b", "x", map[string]string{"context_root": "/r"}}},
+			want:     []string{"=/r -> MOVED_PERMANENTLY /r/", "/r/* -> rewrite / x_a:80"}, lost: map[string]string{"x_b": "x_a"},
+		},
 		"longest root first": {
 			services: []svc{{"x_a", "x", map[string]string{"context_root": "/b"}}, {"x_b", "x", map[string]string{"context_root": "/b/c/d"}}, {"x_c", "x", map[string]string{"context_root": "/b/c"}}, {"x_d", "x", nil}},
 			want:     []string{"/b/c/d -> x_b:80", "/b/c -> x_c:80", "/b -> x_a:80", "/* -> x_d:80"},
