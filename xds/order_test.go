@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -171,6 +172,13 @@ func TestSubscriptions(t *testing.T) {
 		c.expectNothing()
 		c.ask(translate.Cluster)
 		c.nextOf(translate.Cluster, "svc0000", "svc0001", "svc0002")
+	})
+	t.Run("but not any number of them", func(t *testing.T) {
+		c := openRaw(t, r.addr, "dev")
+		for i := range maxStrange + 1 {
+			c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: fmt.Sprintf("foo.Bar%d", i)})
+		}
+		requireStatus(t, c.end(), "InvalidArgument", "more than 64 types")
 	})
 	t.Run("a stale or made-up nonce is no acknowledgement", func(t *testing.T) {
 		c := openRaw(t, r.addr, "dev")

@@ -121,3 +121,36 @@ func TestServeFailsOnAClosedListener(t *testing.T) {
 	defer cancel()
 	require.ErrorContains(t, New(Options{}).Serve(ctx, lis), "serving xDS on 127.0.0.1")
 }
+
+// TestPublishCostsTheChange: what one changed endpoint costs does not depend on how many
+// others there are. (BenchmarkPublish measures it in time.)
+func TestPublishCostsTheChange(t *testing.T) {
+	cost := func(services int) float64 {
+		s := New(Options{})
+		s.SetCollections([]string{"dev"})
+		require.NoError(t, s.Publish(shop("dev", services).delta()))
+		port := uint32(0)
+		return testing.AllocsPerRun(200, func() {
+			port++
+			require.NoError(t, s.Publish(translate.Delta{Collection: "dev", Changes: []translate.Change{
+				{Kind: translate.Endpoints, Name: "svc0001", Resource: endpoints("svc0001", port)},
+			}}))
+		})
+	}
+	small, large := cost(10), cost(3000)
+	require.InDelta(t, small, large, 3, "allocations of one publish at 10 and at 3 000 services")
+}
+
+// TestFramesAreShared: what many proxies are sent is in memory once.
+func TestFramesAreShared(t *testing.T) {
+	k := newCollection("dev", New(Options{}))
+	edits, err := encodeAll(shop("dev", 5).delta().Changes)
+	require.NoError(t, err)
+	k.publish(edits, time.Now())
+	clusters := &k.tables[translate.Cluster]
+	require.Same(t, clusters.everything(), clusters.everything())
+	require.Same(t, clusters.since(0), clusters.since(0))
+	require.Len(t, clusters.everything().pieces, 1)
+	one := newFrame(clusters.everything().entries[:1])
+	require.Same(t, &one.entries[0].wire[0], &one.pieces[0].ReadOnlyData()[0], "the entry's own bytes")
+}

@@ -40,8 +40,10 @@ type stream struct {
 	proxy identity
 	since time.Time
 
-	// Of the server's loop alone: the response that Send is about to write.
+	// Of the server's loop alone: the response that Send is about to write, and the types
+	// that were asked for and are not served.
 	outgoing *response
+	strange  map[string]struct{}
 
 	closed bool
 	out    chan cache.DeltaResponse
@@ -133,7 +135,7 @@ func (st *stream) end(why error) { st.cancel(why) }
 func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, watch cache.Subscription, out chan cache.DeltaResponse) (func(), error) {
 	kind, ok := translate.KindOf(req.GetTypeUrl())
 	if !ok {
-		return nil, answerUnknown(req, out)
+		return nil, st.answerUnknown(req, out)
 	}
 	now := st.server.now()
 	k := st.k
@@ -328,9 +330,19 @@ func (st *stream) send(kind translate.Kind, f *frame, removed []string, now time
 	st.out <- r
 }
 
+// maxStrange bounds what a proxy can make a stream remember.
+const maxStrange = 64
+
 // answerUnknown answers a type that Waggle does not serve (RTDS, VHDS …): nothing of
 // it is there. An error would end the stream and everything else on it.
-func answerUnknown(req *cache.DeltaRequest, out chan cache.DeltaResponse) error {
+func (st *stream) answerUnknown(req *cache.DeltaRequest, out chan cache.DeltaResponse) error {
+	if st.strange == nil {
+		st.strange = make(map[string]struct{})
+	}
+	st.strange[req.GetTypeUrl()] = struct{}{}
+	if len(st.strange) > maxStrange { // the delta server keeps a watch for each
+		return status.Errorf(codes.InvalidArgument, "the stream asks for more than %d types that are not served", maxStrange)
+	}
 	if req.GetResponseNonce() != "" && len(req.GetResourceNamesSubscribe()) == 0 {
 		return nil
 	}

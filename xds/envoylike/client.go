@@ -65,6 +65,7 @@ type kindState struct {
 	have  map[string]*discovery.Resource
 	acked map[string]string // versions of the last acknowledged responses
 	begun bool              // asked for on this stream
+	heard bool              // and answered
 }
 
 type cluster struct {
@@ -146,7 +147,7 @@ func (c *Client) begin(s discovery.AggregatedDiscoveryService_DeltaAggregatedRes
 		c.streams++
 		c.heldACKs = nil
 		for i := range c.kinds {
-			c.kinds[i].begun = false
+			c.kinds[i].begun, c.kinds[i].heard = false, false
 		}
 		for _, cl := range c.clusters {
 			// What was warming when the stream broke takes the endpoints that it had
@@ -204,6 +205,7 @@ func (c *Client) take(m *discovery.DeltaDiscoveryResponse) []*discovery.DeltaDis
 		return nil // Envoy ignores types it did not ask for
 	}
 	c.messages++
+	c.kinds[kind].heard = true
 	c.received[kind] += len(m.GetResources())
 	c.removals[kind] += len(m.GetRemovedResources())
 	ack := &discovery.DeltaDiscoveryRequest{TypeUrl: m.GetTypeUrl(), ResponseNonce: m.GetNonce()}

@@ -76,8 +76,8 @@ func (c *Client) Faults() []string {
 	return slices.Clone(c.faults)
 }
 
-// Active says that every listener has its route tables and secrets and every cluster its
-// endpoints.
+// Active says that listeners and clusters have come on this stream, that every listener
+// has its route tables and secrets and every cluster its endpoints.
 func (c *Client) Active() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +85,7 @@ func (c *Client) Active() bool {
 }
 
 func (c *Client) active() bool {
-	if !c.connected || !c.live || !c.kinds[translate.Listener].begun {
+	if !c.connected || !c.live || !c.kinds[translate.Listener].heard {
 		return false
 	}
 	for _, cl := range c.clusters {
