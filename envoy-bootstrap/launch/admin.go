@@ -29,12 +29,7 @@ const connectionsOfListeners = `listener\.([^.]+|[0-9a-f._\[\]]+)\.downstream_cx
 // health check is for: an Envoy whose control plane is away at its start is alive, and
 // not ready, and starting it anew would not help.
 func Health(ctx context.Context, address string, ready bool) (string, error) {
-	// The collection does not matter: this says in one place which addresses there are.
-	b, err := bootstrap.New(bootstrap.Options{Collection: "any", AdminAddress: address})
-	if err != nil {
-		return "", err
-	}
-	a, err := adminOf(b.GetAdmin())
+	a, err := adminAt(address)
 	if err != nil {
 		return "", err
 	}
@@ -49,6 +44,16 @@ func Health(ctx context.Context, address string, ready bool) (string, error) {
 type admin struct {
 	network, address string // as net.Dial takes them
 	client           *http.Client
+}
+
+// adminAt is the page at an address in any form that the bootstrap takes.
+func adminAt(address string) (*admin, error) {
+	// The collection does not matter: this says in one place which addresses there are.
+	b, err := bootstrap.New(bootstrap.Options{Collection: "any", AdminAddress: address})
+	if err != nil {
+		return nil, err
+	}
+	return adminOf(b.GetAdmin())
 }
 
 func adminOf(b *bootstrapv3.Admin) (*admin, error) {

@@ -52,8 +52,9 @@ func (d drain) empty(ctx context.Context) {
 		return
 	}
 	d.pause(ctx, d.delay)
-	// The same for HTTP/2 and 3. Envoy goes on letting clients in: who does not check
-	// readiness is better served than refused, as long as there is time.
+	// The same for listeners that do not go by the health check. Envoy goes on letting
+	// clients in: who does not check readiness is better served than refused, as long
+	// as there is time.
 	d.tell(ctx, "/drain_listeners?graceful&skip_exit")
 	left, _ := ctx.Deadline()
 	doors, cancel := context.WithDeadline(ctx, left.Add(-min(time.Until(left)/4, 3*time.Second)))

@@ -146,7 +146,7 @@ func TestOpenRequestsFinish(t *testing.T) {
 	web := client(t)
 	answers := make(chan int, 5)
 	for range cap(answers) {
-		go func() { answers <- status(web, "http://"+c.http+"/?delay=1s") }()
+		go func() { answers <- status(web, "http://"+c.http+"/?delay=2s") }()
 	}
 	requests(t, p, int64(cap(answers)))
 	began := time.Now()
@@ -156,6 +156,8 @@ func TestOpenRequestsFinish(t *testing.T) {
 		res, err := web.Get("http://" + c.http)
 		return err == nil && res.Body.Close() == nil && res.StatusCode == http.StatusOK && res.Close
 	}, patience, 10*time.Millisecond, "who comes in the drain is served, and sent away")
+	p.runs(t, 5*pollEvery)
+	require.Equal(t, http.StatusOK, status(client(t), "http://"+c.http), "still")
 	for range cap(answers) {
 		require.Equal(t, http.StatusOK, <-answers)
 	}
@@ -163,6 +165,26 @@ func TestOpenRequestsFinish(t *testing.T) {
 	require.Less(t, time.Since(began), 10*time.Second)
 	_, err := net.Dial("tcp", c.http)
 	require.True(t, refused(err), "%v", err)
+}
+
+// An HTTP/2 connection is given up by its client after the next answer.
+func TestHTTP2ConnectionsAreSentAway(t *testing.T) {
+	c := newCollection(t, "dev")
+	o := options(t, c, controlPlane(t, backend(t), c))
+	o.Drain = 20 * time.Second
+	p := launch(t, c, o).isReady(t)
+	web := client(t)
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	web.Transport.(*http.Transport).Protocols = protocols
+	require.Equal(t, http.StatusOK, status(web, "http://"+c.http))
+	began := time.Now()
+	p.signals <- syscall.SIGTERM
+	p.runs(t, 5*pollEvery)
+	require.Equal(t, http.StatusOK, status(web, "http://"+c.http))
+	require.NoError(t, p.end(t))
+	require.Contains(t, p.log.String(), "msg=drained idle=0")
+	require.Less(t, time.Since(began), 10*time.Second)
 }
 
 // requests waits until the proxy has n requests open.
@@ -178,9 +200,7 @@ func requests(t *testing.T, p *proxy, n int64) {
 // page is the admin page of a proxy of the tests.
 func page(t *testing.T, p *proxy) *admin {
 	t.Helper()
-	b, err := makeBootstrap(p.options.Bootstrap)
-	require.NoError(t, err)
-	a, err := adminOf(b.GetAdmin())
+	a, err := adminAt(p.options.Bootstrap.AdminAddress)
 	require.NoError(t, err)
 	t.Cleanup(a.close)
 	return a

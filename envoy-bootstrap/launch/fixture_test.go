@@ -30,6 +30,7 @@ import (
 	bootstrap "github.com/waggle-lb/waggle/envoy-bootstrap"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/xds"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 // patience bounds every wait in the tests.
@@ -71,6 +72,12 @@ func freeAddress(t *testing.T) string {
 // controlPlane serves the collections to their proxies, and gives its address.
 func controlPlane(t *testing.T, backend string, all ...collection) string {
 	t.Helper()
+	return guardedControlPlane(t, identity.Insecure(), backend, all...)
+}
+
+// guardedControlPlane is one with somebody at its door.
+func guardedControlPlane(t *testing.T, guard *identity.Guard, backend string, all ...collection) string {
+	t.Helper()
 	server := xds.New(xds.Options{})
 	names := make([]string, len(all))
 	for i, c := range all {
@@ -94,7 +101,7 @@ func controlPlane(t *testing.T, backend string, all ...collection) string {
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, lis) }()
+	go func() { served <- server.Serve(ctx, lis, guard.ServerOptions()...) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-served)

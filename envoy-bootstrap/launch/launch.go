@@ -7,19 +7,14 @@ package launch
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	bootstrap "github.com/waggle-lb/waggle/envoy-bootstrap"
 )
@@ -43,8 +38,9 @@ type Options struct {
 	Bootstrap bootstrap.Options
 	// Binary is the path of Envoy; empty: Find.
 	Binary string
-	// Dir is where the bootstrap file is written, bootstrap.json. It must exist. Empty:
-	// a private temporary directory that is removed at the end.
+	// Dir is where the bootstrap is written, and, where Bootstrap.TLS names no other
+	// directory, its SDS files. It must exist. Empty: a private temporary directory that
+	// is removed at the end.
 	Dir string
 	// Args are further flags of Envoy's. They take the place of those that Run would
 	// give, but for the bootstrap file.
@@ -96,7 +92,12 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	b, err := makeBootstrap(o.Bootstrap)
+	dir, remove, err := directory(o.Dir)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	b, err := makeBootstrap(o.Bootstrap, dir)
 	if err != nil {
 		return err
 	}
@@ -108,11 +109,10 @@ func Run(ctx context.Context, o Options) error {
 	if err := page.free(ctx); err != nil {
 		return err
 	}
-	file, remove, err := write(o.Dir, b)
+	file, err := write(dir, b, o.Bootstrap.TLS)
 	if err != nil {
 		return err
 	}
-	defer remove()
 	args, err := arguments(o, file)
 	if err != nil {
 		return err
@@ -127,6 +127,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("start Envoy: %w", err)
 	}
+	warn(o.Bootstrap.TLS, o.Logger)
 	o.Logger.Info("Envoy is started", "collection", o.Bootstrap.Collection, "node", b.GetNode().GetId(), "pid", c.pid(), "admin", page.address)
 	return supervise(ctx, o, c, page, ready)
 }
@@ -214,55 +215,4 @@ func watchStart(ctx context.Context, page *admin, alive *atomic.Bool, log *slog.
 			return
 		}
 	}
-}
-
-// makeBootstrap is the bootstrap with a node ID, and with the statistics that the drain reads.
-func makeBootstrap(o bootstrap.Options) (*bootstrapv3.Bootstrap, error) {
-	if o.NodeID == "" && o.Collection != "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return nil, fmt.Errorf("name this proxy by its host: %w: give a node ID", err)
-		}
-		o.NodeID = o.Collection + "/" + host
-	}
-	b, err := bootstrap.New(o)
-	if err != nil {
-		return nil, err
-	}
-	if list := b.GetStatsConfig().GetStatsMatcher().GetInclusionList(); list != nil {
-		list.Patterns = append(list.Patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{
-			SafeRegex: &matcherv3.RegexMatcher{Regex: connectionsOfListeners},
-		}})
-	}
-	return b, nil
-}
-
-// write puts the bootstrap into dir, or a private directory if there is none.
-func write(dir string, b *bootstrapv3.Bootstrap) (file string, remove func(), err error) {
-	const wayOut = "give a writable directory with --dir, on a read-only root a tmpfs"
-	raw, err := bootstrap.Marshal(b)
-	if err != nil {
-		return "", nil, err
-	}
-	remove = func() {}
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "waggle-envoy-"); err != nil {
-			return "", nil, fmt.Errorf("a directory for the bootstrap file: %w: %s", err, wayOut)
-		}
-		remove = func() { _ = os.RemoveAll(dir) } // what is left over harms nobody
-	}
-	file = filepath.Join(dir, "bootstrap.json")
-	// It may be there from before the container was started again.
-	if err := errors.Join(ignoreMissing(os.Remove(file)), os.WriteFile(file, raw, 0o600)); err != nil {
-		remove()
-		return "", nil, fmt.Errorf("write the bootstrap file: %w: %s", err, wayOut)
-	}
-	return file, remove, nil
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }

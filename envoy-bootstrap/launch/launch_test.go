@@ -149,7 +149,9 @@ func exists(pid int) bool {
 func TestStartsAndAnswersChecks(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	c := newCollection(t, "dev")
-	p := launch(t, c, options(t, c, controlPlane(t, backend(t), c))).isReady(t)
+	o := options(t, c, controlPlane(t, backend(t), c))
+	o.Drain = time.Second
+	p := launch(t, c, o).isReady(t)
 	web := client(t)
 	require.Equal(t, http.StatusOK, status(web, "http://"+c.http))
 	for _, path := range []string{"/ready", "/"} {
