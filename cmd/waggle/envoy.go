@@ -3,18 +3,22 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	bootstrap "github.com/waggle-lb/waggle/envoy-bootstrap"
 	"github.com/waggle-lb/waggle/envoy-bootstrap/launch"
 )
 
 func envoyCommand() *cobra.Command {
 	var o launch.Options
+	var channel channelTLS
 	var health, ready bool
 	cmd := &cobra.Command{
 		Use:   "envoy --collection C [flags] [-- further flags of Envoy]",
@@ -31,8 +35,8 @@ A crash of Envoy is one line, and its exit code (128 and the signal) is the comm
 Each flag can be set by a variable too: WAGGLE_COLLECTION, WAGGLE_XDS,
 WAGGLE_NODE_ID and so on, and ENVOY for --envoy; flags win. A health check sees the
 container's variables but not its flags.`,
-		Example: `  waggle envoy --collection dev --xds waggle:18000
-  waggle envoy --collection prod --ready-address 0.0.0.0:8002 --drain 25s -- --component-log-level upstream:debug
+		Example: `  waggle envoy --collection dev --xds waggle:18000 --tls /run/secrets
+  waggle envoy --collection prod --tls /run/secrets --ready-address 0.0.0.0:8002 --drain 25s -- --component-log-level upstream:debug
   waggle envoy --health            # HEALTHCHECK of the image: is Envoy alive?
   waggle envoy --health --ready    # may it get requests?`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -61,6 +65,9 @@ container's variables but not its flags.`,
 			if err != nil {
 				return err
 			}
+			if o.Bootstrap.TLS, err = channel.options(); err != nil {
+				return err
+			}
 			o.Logger, o.Args = log, args
 			signals, stop := launch.Notify()
 			defer stop()
@@ -72,6 +79,7 @@ container's variables but not its flags.`,
 	f := cmd.Flags()
 	f.StringVar(&o.Bootstrap.Collection, "collection", "", "the collection this proxy belongs to")
 	f.StringVar(&o.Bootstrap.XDSAddress, "xds", "waggle:18000", "host:port of the control plane")
+	channel.flags(f)
 	f.StringVar(&o.Bootstrap.NodeID, "node-id", "", "the proxy's node ID, collection/instance (default: collection/host name)")
 	f.StringVar(&o.Bootstrap.AdminAddress, "admin", "127.0.0.1:9901", "Envoy's admin address: host:port on loopback, or the path of a unix socket")
 	f.Uint64Var(&o.Bootstrap.MaxConnections, "max-connections", 0, "client connections at once (default 50000)")
@@ -88,6 +96,36 @@ container's variables but not its flags.`,
 	return cmd
 }
 
+// channelTLS are the flags about how a proxy proves its collection.
+type channelTLS struct {
+	tls      bootstrap.TLS
+	insecure bool
+}
+
+func (c *channelTLS) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.tls.Directory, "tls", "", "the directory with the proxy's certificate, key and authority (tls.crt, tls.key, ca.crt), as «waggle ca issue» makes it")
+	f.StringVar(&c.tls.Cert, "tls-cert", "", "another certificate file: a name in --tls, or an absolute path")
+	f.StringVar(&c.tls.Key, "tls-key", "", "another key file, in the directory of the certificate")
+	f.StringVar(&c.tls.CA, "tls-ca", "", "another file with the authority")
+	f.StringVar(&c.tls.ServerName, "tls-server-name", "", "the DNS name in the control plane's certificate (default: waggle)")
+	f.BoolVar(&c.insecure, "insecure", false, "speak to the control plane without TLS; only on a network that is yours alone")
+}
+
+// options is nil for a channel without TLS, which must have been asked for.
+func (c *channelTLS) options() (*bootstrap.TLS, error) {
+	given := c.tls != bootstrap.TLS{}
+	switch {
+	case given && c.insecure:
+		return nil, errors.New("--tls and --insecure contradict each other: give one of them")
+	case !given && !c.insecure:
+		return nil, errors.New("the channel to the control plane has no TLS: give --tls DIR, with what «waggle ca issue» made for this collection, or, on a network that is yours alone, --insecure")
+	case c.insecure:
+		return nil, nil
+	}
+	tls := c.tls
+	return &tls, nil
+}
+
 // envoyHealth prints the answer. Docker knows 0 and 1 alone, so that even a page that
 // does not answer is "found something wrong".
 func envoyHealth(cmd *cobra.Command, admin string, ready bool) error {
@@ -101,11 +139,11 @@ func envoyHealth(cmd *cobra.Command, admin string, ready bool) error {
 }
 
 // fromEnvironment sets the flags that the command line does not from their variables:
-// --node-id from WAGGLE_NODE_ID. Questions have none.
+// --node-id from WAGGLE_NODE_ID. The questions of a health check have none.
 func fromEnvironment(flags *pflag.FlagSet) error {
 	var first error
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Value.Type() == "bool" || f.Name == "envoy" {
+		if f.Changed || slices.Contains([]string{"health", "ready", "help", "envoy"}, f.Name) {
 			return
 		}
 		name := "WAGGLE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))

@@ -32,6 +32,7 @@ func TestEnvoy(t *testing.T) {
 	t.Setenv("WAGGLE_ADMIN", filepath.Join(t.TempDir(), "admin.sock"))
 	t.Setenv("WAGGLE_DRAIN_DELAY", "0s")
 	t.Setenv("WAGGLE_CONCURRENCY", "1")
+	t.Setenv("WAGGLE_INSECURE", "true")
 	waggle := func(args ...string) (int, string) {
 		var out bytes.Buffer
 		code := run(t.Context(), args, strings.NewReader(""), &out, &out)
@@ -79,6 +80,20 @@ func TestEnvoy(t *testing.T) {
 }
 
 func TestEnvoyUsage(t *testing.T) {
+	binary, err := envoy.Find()
+	require.NoError(t, err)
+	t.Setenv("ENVOY", binary)
+	var out bytes.Buffer
+	for want, args := range map[string][]string{
+		"give --tls DIR":          {"--collection", "dev"},
+		"contradict each other":   {"--collection", "dev", "--tls", "/x", "--insecure"},
+		"is not an absolute path": {"--collection", "dev", "--tls", "x"},
+	} {
+		out.Reset()
+		require.Equal(t, exitCouldNot, run(t.Context(), append([]string{"envoy"}, args...), strings.NewReader(""), &out, &out))
+		require.Contains(t, out.String(), want)
+	}
+	t.Setenv("WAGGLE_INSECURE", "true")
 	t.Setenv("ENVOY", "/nowhere/envoy")
 	for want, args := range map[string][]string{
 		"give --collection or WAGGLE_COLLECTION":                             {},
@@ -90,12 +105,12 @@ func TestEnvoyUsage(t *testing.T) {
 		"the delay is part of the drain and must be shorter":                 {"--collection", "dev", "--drain", "1s"},
 		`invalid argument "soon" for "--drain" flag: time: invalid duration`: {"--collection", "dev", "--drain", "soon"},
 	} {
-		var out bytes.Buffer
+		out.Reset()
 		require.Equal(t, exitCouldNot, run(t.Context(), append([]string{"envoy"}, args...), strings.NewReader(""), &out, &out))
 		require.Contains(t, out.String(), want)
 	}
 	t.Setenv("WAGGLE_DRAIN", "soon")
-	var out bytes.Buffer
+	out.Reset()
 	require.Equal(t, exitCouldNot, run(t.Context(), []string{"envoy", "--collection", "dev"}, strings.NewReader(""), &out, &out))
 	require.Contains(t, out.String(), `WAGGLE_DRAIN="soon"`)
 	out.Reset()
