@@ -146,8 +146,8 @@ func reachOf(p *watcher.Picture, n networkNames, c *config.Collection, fleet []s
 	default:
 		r.any = true
 		own := n.sorted(s.Networks)
-		if len(own) == 0 || r.mode == labels.HostMode {
-			return r, nil
+		if len(own) == 0 || r.mode == labels.HostMode || p.Static && len(own) == 1 {
+			return r, nil // a file knows no proxies, and of one network there is nothing to choose
 		}
 		return r, []Problem{problem(labels.Info, "network", "", fmt.Sprintf("nothing says on which networks the proxies of collection %s are: network %s is taken, the first of the service by name", c.Name, n.name(own[0])), "set networks of the collection, or label network")}
 	}

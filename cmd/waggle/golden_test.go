@@ -142,6 +142,7 @@ type (
 		Routes map[string]struct {
 			VirtualHosts []struct {
 				Domains []string
+				Retry   *retries `json:"retry_policy"`
 				Routes  []renderedRoute
 			} `json:"virtual_hosts"`
 		}
@@ -177,17 +178,21 @@ type (
 			} `json:"weighted_clusters"`
 			PrefixRewrite string `json:"prefix_rewrite"`
 			Timeout       string
-			IdleTimeout   string `json:"idle_timeout"`
-			Retry         *struct {
-				On  string `json:"retry_on"`
-				Num int    `json:"num_retries"`
-			} `json:"retry_policy"`
+			IdleTimeout   string   `json:"idle_timeout"`
+			Retry         *retries `json:"retry_policy"`
 		}
 		Redirect json.RawMessage
 		Direct   *struct{ Status int } `json:"direct_response"`
 		Headers  []struct {
 			Header struct{ Key, Value string }
 		} `json:"response_headers_to_add"`
+		Told []struct {
+			Header struct{ Key, Value string }
+		} `json:"request_headers_to_add"`
+	}
+	retries struct {
+		On  string `json:"retry_on"`
+		Num int    `json:"num_retries"`
 	}
 )
 
@@ -203,7 +208,7 @@ func outline(t *testing.T, raw []byte) string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Routes)) {
 		for _, h := range r.Routes[name].VirtualHosts {
-			fmt.Fprintf(&b, "%s: host %s\n", name, strings.Join(h.Domains, ", "))
+			fmt.Fprintf(&b, "%s: host %s%s\n", name, strings.Join(h.Domains, ", "), h.Retry)
 			for _, route := range h.Routes {
 				fmt.Fprintf(&b, "  %s: %s → %s\n", route.Name, matches(t, route.Match), route.leads(t))
 			}
@@ -288,10 +293,19 @@ func (r renderedRoute) leads(t *testing.T) string {
 		text += ", as " + r.Route.PrefixRewrite
 	}
 	text += fmt.Sprintf("; timeout %s, idle %s", r.Route.Timeout, r.Route.IdleTimeout)
-	if retry := r.Route.Retry; retry != nil {
-		text += fmt.Sprintf(", %d retries on %s", retry.Num, retry.On)
+	text += r.Route.Retry.String()
+	for _, h := range r.Told {
+		text += fmt.Sprintf(", %s: %s", h.Header.Key, h.Header.Value)
 	}
 	return strings.TrimSpace(text)
+}
+
+// String says how often and when a request is sent again; nothing where the host decides.
+func (r *retries) String() string {
+	if r == nil {
+		return ""
+	}
+	return strings.TrimSuffix(fmt.Sprintf(", %d retries on %s", r.Num, r.On), " on ")
 }
 
 func compact(t *testing.T, raw json.RawMessage) string {

@@ -80,7 +80,7 @@ func problemsText(w io.Writer, problems []translate.Problem, services int) {
 		}
 		switch {
 		case p.Label != "" && p.Value != "":
-			fmt.Fprintf(w, "%s: %q: ", p.Label, p.Value)
+			fmt.Fprintf(w, "%s: \"%s\": ", p.Label, p.Value) // a value is one line already
 		case p.Label != "":
 			fmt.Fprintf(w, "%s: ", p.Label)
 		}
@@ -92,5 +92,13 @@ func problemsText(w io.Writer, problems []translate.Problem, services int) {
 			fmt.Fprintf(w, "        → %s\n", p.Hint)
 		}
 	}
-	fmt.Fprintf(w, "%d services: %d errors, %d warnings, %d notes\n", services, count[labels.Error], count[labels.Warning], count[labels.Info])
+	fmt.Fprintf(w, "%s: %s, %s, %s\n", counted(services, "service"),
+		counted(count[labels.Error], "error"), counted(count[labels.Warning], "warning"), counted(count[labels.Info], "note"))
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
