@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waggle-lb/waggle/translate"
@@ -79,6 +81,30 @@ func TestServeEndsStreamsAndReturns(t *testing.T) {
 	r.stop()
 	require.Less(t, time.Since(began), stopWithin+time.Second)
 	requireStatus(t, c.end(), "Unavailable", "stopping")
+}
+
+// TestServeEndsWithAStuckProxy: one that does not read holds nobody up, at the end or before.
+func TestServeEndsWithAStuckProxy(t *testing.T) {
+	r := start(t, Options{Gate: 5 * time.Millisecond}, "dev")
+	w := shop("dev", 3000)
+	r.publish(t, w)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stuck, err := discovery.NewAggregatedDiscoveryServiceClient(dial(t, r.addr)).DeltaAggregatedResources(ctx)
+	require.NoError(t, err)
+	require.NoError(t, stuck.Send(&discovery.DeltaDiscoveryRequest{
+		Node: &corev3.Node{Id: "dev/stuck"}, TypeUrl: translate.Cluster.TypeURL(),
+	}))
+	require.Eventually(t, func() bool { return len(r.Proxies()) == 1 }, patience, time.Millisecond)
+	c := envoylike.New(envoylike.Options{Node: "dev/fine", AnyEndpoints: true})
+	connect(t, c, r.addr)
+	for i := range 50 {
+		r.publish(t, w.put(edsCluster("svc0001", time.Duration(2+i)*time.Second), routes("http", "svc0001")))
+	}
+	r.reaches(t, c, "dev")
+	began := time.Now()
+	r.stop()
+	require.Less(t, time.Since(began), stopWithin+2*time.Second)
 }
 
 func TestPublishRefusesNonsenseWhole(t *testing.T) {

@@ -26,8 +26,6 @@ type Options struct {
 	Grace time.Duration
 	// Identifier tells replicas apart in what Envoy shows of its control plane.
 	Identifier string
-	// Now is the clock; default time.Now.
-	Now func() time.Time
 }
 
 // Server keeps the resources of all collections and serves them. Its methods may be
@@ -47,7 +45,7 @@ type Server struct {
 // New makes a server that knows no collection yet and refuses everybody.
 func New(o Options) *Server {
 	s := &Server{
-		log: o.Logger, gate: o.Gate, grace: o.Grace, now: o.Now,
+		log: o.Logger, gate: o.Gate, grace: o.Grace, now: time.Now,
 		metrics:     newMetrics(),
 		collections: make(map[string]*collection),
 		retired:     make(map[string]*collection),
@@ -62,9 +60,6 @@ func New(o Options) *Server {
 		s.grace = 15 * time.Second
 	}
 	s.grace = max(s.grace, 2*s.gate)
-	if s.now == nil {
-		s.now = time.Now
-	}
 	if o.Identifier != "" {
 		s.controlPlane = &core.ControlPlane{Identifier: o.Identifier}
 	}
