@@ -278,14 +278,20 @@ func TestRawConnectionsAreWaitedFor(t *testing.T) {
 	require.Less(t, time.Since(began), 5*time.Second)
 }
 
-// The second signal ends the waiting, and the end of the context is one signal.
+// Until the delay is over the proxy serves all who come, and says that it is not ready.
+// The second signal ends the waiting.
 func TestTheSecondSignalHastens(t *testing.T) {
 	c := newCollection(t, "dev")
 	o := options(t, c, controlPlane(t, backend(t), c))
 	o.Drain, o.DrainDelay = 10*time.Minute, 5*time.Minute
 	p := launch(t, c, o).isReady(t)
 	p.signals <- syscall.SIGTERM
+	require.Eventually(t, func() bool {
+		_, err := Health(t.Context(), o.Bootstrap.AdminAddress, true)
+		return err != nil && strings.Contains(err.Error(), "DRAINING")
+	}, patience, 5*time.Millisecond)
 	p.runs(t, 2*pollEvery)
+	require.Equal(t, http.StatusOK, status(client(t), "http://"+c.http))
 	p.signals <- syscall.SIGINT
 	require.NoError(t, p.end(t))
 	require.Contains(t, p.log.String(), "stopping without further waiting")

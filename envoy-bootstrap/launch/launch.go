@@ -56,8 +56,8 @@ type Options struct {
 	// Drain is the longest time from the stop signal to the end of Envoy; 0: it is
 	// stopped at once. The container's grace period must be longer.
 	Drain time.Duration
-	// DrainDelay is the part of Drain in which the proxy still serves as if nothing
-	// were, but says that it is not ready, so that balancers leave first.
+	// DrainDelay is the part of Drain in which the proxy serves whoever comes, however
+	// little that is, but says that it is not ready, so that balancers leave first.
 	DrainDelay time.Duration
 	// ReadyAddress is host:port of a small HTTP server that says to balancers whether
 	// the proxy is ready; empty: there is none.
