@@ -36,6 +36,9 @@ func (st *stream) pump(now time.Time) {
 		}
 	}()
 	gate := st.server.gate
+	if st.resuming && now.Sub(st.since) > st.server.grace {
+		st.resuming = false // what it has not asked for by now it does not have
+	}
 	var wake deadline
 	expired := !st.heldSince.IsZero() && now.Sub(st.heldSince) >= gate
 	unsent, held := false, false
@@ -153,7 +156,13 @@ func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 	}
 	removed := s.absent
 	s.absent = nil
-	if kind == translate.Listener {
+	switch {
+	case kind != translate.Listener:
+		if !s.first && (s.rem < t.lastGone || len(s.late) > 0) {
+			// So that a steady flow of additions does not keep removals back.
+			removed = append(removed, st.takeRipe(kind, now, &deadline{})...)
+		}
+	default:
 		// Nothing depends on a listener, and Envoy drops before it adds: a listener
 		// that takes over another's address must come with its removal.
 		removed = append(removed, st.leaving(kind, st.k.seq)...)

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"math"
 	"time"
 
 	"github.com/waggle-lb/waggle/translate"
@@ -14,38 +13,40 @@ var retirement = [...]translate.Kind{
 	translate.Listener, translate.Routes, translate.Extension, translate.Cluster, translate.Secret, translate.Endpoints,
 }
 
-// retire sends the removals whose time has come. What was removed by a publish stays at
-// this proxy until the proxy has acknowledged the state of that publish for every kind
-// that could refer to it; make before break. A proxy that does not acknowledge keeps it
-// for the grace time, counted from the publish, so that one bad proxy cannot make us
-// remember for ever. Even then nothing is removed before what left it has been sent.
+// retire sends the removals whose time has come and that did not go with an addition.
 func (st *stream) retire(now time.Time, wake *deadline) {
-	k := st.k
-	settled := uint64(math.MaxUint64) // acknowledged by all kinds before this one
-	sent := st.sentUntil()
-	for _, kind := range retirement {
-		s := &st.subs[kind]
-		if s.active && !s.first && kind != translate.Listener {
-			st.retireKind(kind, settled, sent, now, wake)
+	for _, kind := range retirement[1:] {
+		s, t := &st.subs[kind], &st.k.tables[kind]
+		switch {
+		case !s.active || s.first:
+			continue
+		case s.rem >= t.lastGone && len(s.late) == 0:
+			s.rem = st.k.seq
+			continue
+		case !s.open:
+			continue
 		}
-		settled = min(settled, st.settled(kind), k.seq)
+		if free, at := st.free(s, false, now); !free {
+			wake.by(at)
+			continue
+		}
+		s.mark()
+		if names := st.takeRipe(kind, now, wake); len(names) > 0 {
+			st.send(kind, nil, names, now)
+		}
 	}
 }
 
-func (st *stream) retireKind(kind translate.Kind, settled, sent uint64, now time.Time, wake *deadline) {
+// takeRipe is what may be removed of a kind now; it counts as sent from here on.
+//
+// What was removed by a publish stays at this proxy until the proxy has acknowledged the
+// state of that publish for every kind that could refer to it: make before break. A proxy
+// that does not acknowledge keeps it for the grace time, counted from the publish, so
+// that one bad proxy cannot make us remember for ever. Even then nothing is removed before
+// what left it has been sent.
+func (st *stream) takeRipe(kind translate.Kind, now time.Time, wake *deadline) []string {
 	s, t := &st.subs[kind], &st.k.tables[kind]
-	if s.rem >= t.lastGone && len(s.late) == 0 {
-		s.rem = st.k.seq
-		return
-	}
-	if !s.open {
-		return
-	}
-	if free, at := st.free(s, false, now); !free {
-		wake.by(at)
-		return
-	}
-	grace := st.server.grace
+	grace, settled, sent := st.server.grace, st.settledBefore(kind), st.sentUntil()
 	until := settled
 	for _, c := range t.goneLog[logAfter(t.goneLog, s.rem):] {
 		if c.seq <= until {
@@ -59,39 +60,41 @@ func (st *stream) retireKind(kind translate.Kind, settled, sent uint64, now time
 		}
 		until = c.seq
 	}
-	until = min(until, st.k.seq)
-	late := false
+	names := st.leaving(kind, until)
 	if len(s.late) > 0 {
 		at := s.lateAt.Add(grace)
-		late = s.lateSeq <= settled || s.lateSeq <= sent && !at.After(now)
-		if !late && s.lateSeq <= sent {
+		if s.lateSeq <= settled || s.lateSeq <= sent && !at.After(now) {
+			for name := range s.late {
+				if _, back := t.live[name]; !back && s.subscribed(name) {
+					names = append(names, name)
+				}
+			}
+			s.settled = min(s.settled, s.lateSeq-1)
+			s.late = nil
+		} else if s.lateSeq <= sent {
 			wake.by(at)
 		}
 	}
-	names := st.leaving(kind, until)
-	if late {
-		for name := range s.late {
-			if _, back := t.live[name]; !back && (s.wide || s.subscribed(name)) {
-				names = append(names, name)
-			}
-		}
-	}
-	if len(names) > 0 {
-		s.mark()
-		if late {
-			s.settled = min(s.settled, s.lateSeq-1)
-		}
-		st.send(kind, nil, names, now)
-		if kind == translate.Cluster {
-			for _, name := range names {
-				delete(st.awaited, name)
-			}
+	if kind == translate.Cluster {
+		for _, name := range names {
+			delete(st.awaited, name)
 		}
 	}
 	s.rem = max(s.rem, until)
-	if late {
-		s.late = nil
+	return names
+}
+
+// settledBefore is the seq up to which everything that may refer to a kind has been
+// acknowledged.
+func (st *stream) settledBefore(kind translate.Kind) uint64 {
+	seq := st.k.seq
+	for _, user := range retirement {
+		if user == kind {
+			break
+		}
+		seq = min(seq, st.settled(user))
 	}
+	return seq
 }
 
 // leaving is what was removed after the cursor and until a seq, of what this proxy asked

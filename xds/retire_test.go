@@ -146,6 +146,40 @@ func TestReconnect(t *testing.T) {
 	r.settles(t, 1)
 }
 
+// TestWhatIsBackIsNotRemovedAsStale: a stale name that came back and goes again goes when
+// the routes of that time have left it.
+func TestWhatIsBackIsNotRemovedAsStale(t *testing.T) {
+	r := start(t, Options{Gate: time.Minute}, "dev")
+	w := newWorld("dev").put(edsCluster("b", time.Second), endpoints("b", 1), routes("http", "b"), listener("http", 10080, "http"))
+	r.publish(t, w)
+	v := r.Snapshot("dev")
+	c := openRaw(t, r.addr, "dev")
+	c.resume(translate.Cluster, nil, map[string]string{"a": "1", "b": v[translate.Cluster]["b"]})
+	c.ack(c.nextOf(translate.Cluster))
+	c.resume(translate.Endpoints, []string{"b"}, v[translate.Endpoints])
+	c.resume(translate.Listener, nil, v[translate.Listener])
+	c.ack(c.nextOf(translate.Listener))
+	c.expectNothing() // the routes are not known yet, so a stays
+	r.publish(t, w.put(edsCluster("a", time.Second), endpoints("a", 1), routes("http", "a", "b")))
+	c.ack(c.nextOf(translate.Cluster, "a"))
+	c.ask(translate.Endpoints, "a")
+	c.ack(c.nextOf(translate.Endpoints, "a"))
+	c.resume(translate.Routes, []string{"http"}, map[string]string{"http": "older"})
+	rds := c.nextOf(translate.Routes, "http") // names a
+	r.publish(t, w.put(edsCluster("c", time.Second), endpoints("c", 1), routes("http", "b", "c")).
+		drop(translate.Cluster, "a").drop(translate.Endpoints, "a"))
+	cds := c.nextOf(translate.Cluster, "c")
+	c.ack(rds)
+	c.ask(translate.Endpoints, "c")
+	c.ack(c.nextOf(translate.Endpoints, "c"))
+	c.expectNothing() // the routes without a wait for c
+	c.ack(cds)
+	rds = c.nextOf(translate.Routes, "http")
+	c.expectNothing()
+	c.ack(rds)
+	c.nextGone(translate.Cluster, "a")
+}
+
 // TestReconnectToAnEmptyCollection is the explicit empty world, and its opposite: a
 // collection of which nothing is known yet says nothing.
 func TestReconnectToAnEmptyCollection(t *testing.T) {

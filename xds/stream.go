@@ -110,7 +110,7 @@ type response struct {
 	message *discovery.DeltaDiscoveryResponse
 }
 
-// watchRequest is what the delta server wants to know of the request that a response
+// watchRequests are what the delta server wants to know of the request that a response
 // answers: its type.
 var watchRequests = func() (r [translate.NumKinds]*cache.DeltaRequest) {
 	for kind := range r {
@@ -263,8 +263,8 @@ func (st *stream) reject(kind translate.Kind, r *response, message string, now t
 			s.retry = append(s.retry, again)
 		}
 	}
-	if kind == translate.Listener && len(r.removed) > 0 && r.frame != nil {
-		// Whether they went depends on what was wrong; dropping a listener twice is fine.
+	if (kind == translate.Listener || kind == translate.Cluster) && len(r.removed) > 0 && r.frame != nil {
+		// Whether they went depends on what was wrong; dropping one twice is fine.
 		s.missed(r.removed, 0, now)
 	}
 	s.nack = nack
@@ -324,6 +324,11 @@ func (st *stream) send(kind translate.Kind, f *frame, removed []string, now time
 	r := &response{st: st, kind: kind, version: st.k.tables[kind].version(), frame: f, removed: removed, due: s.dueSince}
 	if f != nil {
 		s.count += len(f.entries)
+		if len(s.late) > 0 {
+			for _, e := range f.entries { // it is back; should it go again, it goes in its own time
+				delete(s.late, e.name)
+			}
+		}
 	}
 	s.inflight = append(s.inflight, r)
 	s.sentAt, s.sent, s.dueSince = now, r.version, time.Time{}
