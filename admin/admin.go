@@ -1,5 +1,5 @@
-// Package admin is the HTTP side of a control plane: health, readiness and
-// metrics. It reads; it never steers.
+// Package admin is the HTTP side of a control plane: health, readiness, metrics and
+// the API of what it knows. It reads; it never steers.
 package admin
 
 import (
@@ -28,9 +28,11 @@ type Options struct {
 	Ready func() error
 	// Metrics is what /metrics shows.
 	Metrics prometheus.Gatherer
+	// API is what /api/v1 answers from; nil: there is none.
+	API *API
 }
 
-// Handler serves /healthz, /readyz and /metrics.
+// Handler serves /healthz, /readyz, /metrics and /api/v1.
 func Handler(o Options) http.Handler {
 	open := http.NewServeMux() // for health checks: no token
 	open.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
@@ -43,6 +45,9 @@ func Handler(o Options) http.Handler {
 	})
 	closed := http.NewServeMux()
 	closed.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
+	if o.API != nil {
+		o.API.register(closed)
+	}
 	open.Handle("/", authorized(o.Token, closed))
 	return guarded(o.Address, open)
 }
@@ -96,8 +101,10 @@ func isLoopback(host string) bool {
 }
 
 // Serve answers on lis until ctx ends; then open requests get a moment to finish.
+// Their contexts end with ctx, and with them streams of events.
 func Serve(ctx context.Context, lis net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx }}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(lis) }()
 	select {

@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/waggle-lb/waggle/admin/api"
 	"github.com/waggle-lb/waggle/translate/explain"
 )
 
@@ -15,10 +17,11 @@ func explainCommand() *cobra.Command {
 	var collection string
 	var headers []string
 	cmd := &cobra.Command{
-		Use:   "explain -f FILE… --collection C [METHOD] URL",
+		Use:   "explain (-f FILE… | --api HOST:PORT) --collection C [METHOD] URL",
 		Short: "Say which route takes a request and why, which lost, and where it goes",
 		Example: `  waggle explain -f stack.yml --collection prod http://shop.example.com/api/v1
-  waggle explain -f stack.yml POST http://shop.example.com/cart -H 'X-Beta: yes'`,
+  waggle explain -f stack.yml POST http://shop.example.com/cart -H 'X-Beta: yes'
+  waggle explain --api 127.0.0.1:19000 http://shop.example.com/    # a running control plane`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			format, err := formats(cmd, "text", "json")
@@ -33,16 +36,12 @@ func explainCommand() *cobra.Command {
 			if len(args) == 2 {
 				method, url = strings.ToUpper(args[0]), args[1]
 			}
-			s, err := loadStackFlag(cmd)
-			if err != nil {
-				return err
+			asked := explain.Request{Collection: collection, Method: method, URL: url, Header: header}
+			ask := explainStack
+			if cmd.Flags().Changed("api") {
+				ask = explainRunning
 			}
-			if err := s.collection(collection); err != nil {
-				return err
-			}
-			answer, err := explain.Explain(s.built.Resources(collection), explain.Request{
-				Collection: collection, Method: method, URL: url, Header: header,
-			}, s.problems())
+			answer, err := ask(cmd, asked)
 			if err != nil {
 				return err
 			}
@@ -59,7 +58,44 @@ func explainCommand() *cobra.Command {
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "a request header, 'Name: value' (may be repeated)")
 	cmd.Flags().String("format", "text", "text or json")
 	stackFlag(cmd)
+	apiFlags(cmd)
+	cmd.MarkFlagsMutuallyExclusive("file", "api")
 	return cmd
+}
+
+// explainStack asks what stack files would do.
+func explainStack(cmd *cobra.Command, r explain.Request) (*explain.Answer, error) {
+	s, err := loadStackFlag(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.collection(r.Collection); err != nil {
+		return nil, err
+	}
+	return explain.Explain(s.built.Resources(r.Collection), r, s.problems())
+}
+
+// explainRunning asks control planes, until one answers.
+func explainRunning(cmd *cobra.Command, r explain.Request) (*explain.Answer, error) {
+	if !cmd.Flags().Changed("collection") {
+		r.Collection = "" // the control plane knows which is the default
+	}
+	replicas, err := apiClients(cmd)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, c := range replicas {
+		answer, err := c.Explain(cmd.Context(), r)
+		if err == nil {
+			return answer, nil
+		}
+		if refused, ok := errors.AsType[*api.Refused](err); ok && refused.Status < 500 {
+			return nil, errors.New(refused.Reason)
+		}
+		errs = append(errs, fmt.Errorf("ask the control plane at %s: %w", c.Address, err))
+	}
+	return nil, errors.Join(errs...)
 }
 
 func parseHeaders(lines []string) (http.Header, error) {

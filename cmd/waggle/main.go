@@ -77,7 +77,7 @@ Run the control plane:    waggle serve --config waggle.yml`,
 	root.PersistentFlags().String("config", "", "the operator's file, waggle.yml (default: built-in settings)")
 	root.PersistentFlags().String("log-level", "info", "how much is logged to stderr: debug, info, warn or error")
 	root.AddCommand(
-		serveCommand(), labCommand(),
+		serveCommand(), statusCommand(), labCommand(),
 		lintCommand(), renderCommand(), explainCommand(),
 		bootstrapCommand(), envoyCommand(), caCommand(), healthcheckCommand(), versionCommand(), echoCommand(),
 	)

@@ -97,12 +97,12 @@ type controlPlane struct {
 
 // run serves until ctx ends. It closes both listeners.
 func (p controlPlane) run(ctx context.Context) error {
-	server := xds.New(xds.Options{Logger: p.log})
+	server := xds.New(xds.Options{Logger: p.log, Identifier: replica()})
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	handler := admin.Handler(admin.Options{
-		Address: p.admin.Addr().String(), Token: p.cfg.Admin.Token, Metrics: metrics,
+		Address: p.admin.Addr().String(), Token: p.cfg.Admin.Token, Metrics: metrics, API: p.newAPI(loop, server),
 		Ready: func() error {
 			if s := loop.Status(); !s.Ready {
 				return errors.Join(errors.New("no complete picture of the Swarm is published yet"), s.SourceError)

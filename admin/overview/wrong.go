@@ -1,0 +1,129 @@
+package overview
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/waggle-lb/waggle/translate/labels"
+)
+
+// wrong says what an operator must look at, the most urgent first.
+func (o *Overview) wrong() []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	for _, r := range o.Replicas {
+		if r.Status == nil {
+			say("%s does not answer: %s", r.API, r.Error)
+		}
+	}
+	for _, r := range o.Replicas {
+		s := r.Status
+		if s == nil {
+			continue
+		}
+		if s.Source.Stale {
+			since := "and never could"
+			if s.Source.LastRead != nil {
+				since = "for " + ago(s.Now.Sub(*s.Source.LastRead)) + "; what was read last stays in force"
+			}
+			say("%s cannot read what runs (source %s), %s: %s", r.API, s.Source.Name, since, s.Source.Error)
+		}
+		if !s.Ready {
+			say("%s is not ready: %s", r.API, s.NotReady)
+		}
+		if s.Config.Error != "" {
+			say("%s does not use its newest configuration, the one before stays in force: %s", r.API, s.Config.Error)
+		}
+	}
+	if configs := o.configs(); len(configs) > 1 {
+		say("the replicas have different configurations: %s", strings.Join(configs, ", "))
+	}
+	for _, c := range o.Collections {
+		if c.Agree {
+			continue
+		}
+		var each []string
+		for _, r := range o.Replicas {
+			if r.Status == nil {
+				continue
+			}
+			g, has := c.Generations[r.API]
+			switch {
+			case !has:
+				g = "does not have it"
+			case g == "":
+				g = "serves nothing yet"
+			}
+			each = append(each, r.API+" "+g)
+		}
+		slices.Sort(each)
+		say("the replicas disagree about collection %s: %s", c.Name, strings.Join(each, ", "))
+	}
+	for _, p := range o.Proxies {
+		for _, k := range p.Kinds {
+			if len(k.Rejected) == 0 {
+				continue
+			}
+			why := ""
+			if n := p.LastNACK; n != nil && n.Kind == k.Kind {
+				why = ": " + n.Message
+			}
+			say("proxy %s rejects %s %s, and keeps what it had%s", p.NodeID, k.Kind, some(k.Rejected), why)
+		}
+	}
+	errors := 0
+	for _, p := range o.Problems {
+		if p.Severity == labels.Error {
+			errors++
+		}
+	}
+	switch errors {
+	case 0:
+	case 1:
+		say("1 error in the labels of services, see below")
+	default:
+		say("%d errors in the labels of services, see below", errors)
+	}
+	return out
+}
+
+// configs are the configurations in force, each with who has it.
+func (o *Overview) configs() []string {
+	who := map[string][]string{}
+	for _, r := range o.Replicas {
+		if r.Status != nil && r.Status.Config.Hash != "" {
+			who[r.Status.Config.Hash] = append(who[r.Status.Config.Hash], r.API)
+		}
+	}
+	var out []string
+	for _, hash := range slices.Sorted(maps.Keys(who)) {
+		out = append(out, fmt.Sprintf("%.12s at %s", hash, strings.Join(who[hash], " and ")))
+	}
+	return out
+}
+
+// some names things without filling the line.
+func some(names []string) string {
+	if len(names) > 3 {
+		return fmt.Sprintf("%s … (%d)", strings.Join(names[:3], ", "), len(names))
+	}
+	return strings.Join(names, ", ")
+}
+
+// ago is a duration as people say it.
+func ago(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < time.Second:
+		return "0s"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
