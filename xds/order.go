@@ -137,6 +137,9 @@ func (st *stream) waive() {
 func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 	s, t := &st.subs[kind], &st.k.tables[kind]
 	s.mark()
+	if len(s.want) > 0 {
+		s.settled = 0 // see settled
+	}
 	others := s.first || s.add < t.last || len(s.want) > 0 || len(s.absent) > 0
 	if len(s.retry) > 0 && !(s.retried && others) {
 		if f := st.nextPart(kind); f != nil {

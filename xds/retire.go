@@ -125,7 +125,9 @@ func (st *stream) settled(kind translate.Kind) uint64 {
 			return 0 // it has some and has not said which
 		}
 		return st.k.seq
-	case s.first:
+	case s.first, len(s.want) > 0:
+		// A name that is asked for again may be there in any older version: the proxy left
+		// it and took it up, and a response crossed that.
 		return 0
 	case !s.clean():
 		return s.settled
@@ -150,7 +152,7 @@ func (st *stream) sentUntil() uint64 {
 		s := &st.subs[kind]
 		switch {
 		case !s.active:
-		case s.first:
+		case s.first, len(s.want) > 0:
 			return 0
 		case s.add < st.k.tables[kind].last || s.rem < st.k.tables[kind].lastGone && kind == translate.Listener:
 			seq = min(seq, s.add)

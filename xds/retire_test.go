@@ -180,6 +180,34 @@ func TestWhatIsBackIsNotRemovedAsStale(t *testing.T) {
 	c.nextGone(translate.Cluster, "a")
 }
 
+// TestATableTakenUpAgain: a listener goes and comes back so fast that a push of its route
+// table crosses the proxy's leaving and asking again. The proxy may then have an older
+// table than the server thinks, until the question has been answered.
+func TestATableTakenUpAgain(t *testing.T) {
+	r := start(t, Options{Gate: time.Minute}, "dev")
+	w := shop("dev", 1).put(edsCluster("x", time.Second), endpoints("x", 1), routes("http", "x"))
+	r.publish(t, w)
+	c := subscribeAll(t, r, "dev", []string{"svc0000", "x"}, nil)
+	r.publish(t, w.put(listener("http", 10081, "http"))) // stands for the going and coming back
+	lds := c.nextOf(translate.Listener, "http")
+	c.leave(translate.Routes, "http")
+	c.expectNothing()
+	r.publish(t, w.put(routes("http", "svc0000")).drop(translate.Cluster, "x").drop(translate.Endpoints, "x"))
+	c.expectNothing() // the listener is not acknowledged
+	r.publish(t, w.put(edsCluster("y", time.Second), endpoints("y", 1)))
+	cds := c.nextOf(translate.Cluster, "y")
+	c.ask(translate.Routes, "http") // it still has the table with x
+	c.ack(lds)
+	c.ack(cds)
+	c.expectNothing() // the routes wait for y's endpoints, so x stays
+	c.ask(translate.Endpoints, "y")
+	c.ack(c.nextOf(translate.Endpoints, "y"))
+	rds := c.nextOf(translate.Routes, "http")
+	c.expectNothing()
+	c.ack(rds)
+	c.nextGone(translate.Cluster, "x")
+}
+
 // TestReconnectToAnEmptyCollection is the explicit empty world, and its opposite: a
 // collection of which nothing is known yet says nothing.
 func TestReconnectToAnEmptyCollection(t *testing.T) {
