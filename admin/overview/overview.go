@@ -155,9 +155,9 @@ func merge(answers []answer) *Overview {
 // rank puts replicas with something wrong first.
 func (r Replica) rank() int {
 	switch {
-	case r.Status == nil:
+	case r.Status != nil && r.Status.Source.Stale:
 		return 0
-	case r.Status.Source.Stale:
+	case r.Status == nil:
 		return 1
 	case !r.Status.Ready || r.Status.Config.Error != "":
 		return 2

@@ -25,7 +25,7 @@ func (o *Overview) Text(w io.Writer, all bool) error {
 			fmt.Fprintf(out, "  ✗ %s\n", plain(s))
 		}
 	}
-	section(out, "CONTROL PLANES", "API\tREPLICA\tVERSION\tUP\tREADY\tSOURCE\tREAD", func(row func(...any)) {
+	section(out, "CONTROL PLANES", "API\tREPLICA\tVERSION\tUP\tREADY\tSOURCE\tLAST READ", func(row func(...any)) {
 		for _, r := range o.Replicas {
 			s := r.Status
 			if s == nil {

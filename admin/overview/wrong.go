@@ -15,6 +15,17 @@ func (o *Overview) wrong() []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	for _, r := range o.Replicas {
+		s := r.Status
+		if s == nil || !s.Source.Stale {
+			continue
+		}
+		since := "and never could"
+		if s.Source.LastRead != nil {
+			since = "for " + ago(s.Now.Sub(*s.Source.LastRead)) + "; what was read last stays in force"
+		}
+		say("%s cannot read what runs (source %s), %s: %s", r.API, s.Source.Name, since, s.Source.Error)
+	}
+	for _, r := range o.Replicas {
 		if r.Status == nil {
 			say("%s does not answer: %s", r.API, r.Error)
 		}
@@ -23,13 +34,6 @@ func (o *Overview) wrong() []string {
 		s := r.Status
 		if s == nil {
 			continue
-		}
-		if s.Source.Stale {
-			since := "and never could"
-			if s.Source.LastRead != nil {
-				since = "for " + ago(s.Now.Sub(*s.Source.LastRead)) + "; what was read last stays in force"
-			}
-			say("%s cannot read what runs (source %s), %s: %s", r.API, s.Source.Name, since, s.Source.Error)
 		}
 		if !s.Ready {
 			say("%s is not ready: %s", r.API, s.NotReady)
