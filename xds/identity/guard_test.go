@@ -151,6 +151,13 @@ func dial(t *testing.T, addr string, creds credentials.TransportCredentials) *gr
 	return conn
 }
 
+// within bounds what a test waits for.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // rpcs are every kind of RPC: each sends a node ID and waits for an answer.
 var rpcs = map[string]func(ctx context.Context, c *grpc.ClientConn, node string) error{
 	"delta": func(ctx context.Context, c *grpc.ClientConn, node string) error {
@@ -238,21 +245,21 @@ func TestEveryRPCPassesTheGuard(t *testing.T) {
 	lost := client(t, s.addr, a, a.pair(a.client("spiffe://waggle/node/1")))
 	good := client(t, s.addr, a, a.pair(a.client(dev)))
 	for rpc, call := range all {
-		require.Equal(t, codes.Unavailable, status.Code(call(t.Context(), clear, "dev")), rpc)
-		err := call(t.Context(), lost, "dev")
+		require.Equal(t, codes.Unavailable, status.Code(call(within(t), clear, "dev")), rpc)
+		err := call(within(t), lost, "dev")
 		require.Equal(t, codes.PermissionDenied, status.Code(err), rpc)
 		require.ErrorContains(t, err, "speaks for no collection", rpc)
 	}
 	require.Zero(t, s.served.Load(), "a handler was reached")
 	for rpc, call := range all {
 		before := s.served.Load()
-		require.NoError(t, call(t.Context(), good, "dev/1"), rpc)
+		require.NoError(t, call(within(t), good, "dev/1"), rpc)
 		require.Equal(t, before+1, s.served.Load(), rpc)
 	}
 	served := s.served.Load()
 	for rpc, call := range rpcs {
 		for _, node := range []string{"prod", "prod/1", "", "dev2", "/dev"} {
-			err := call(t.Context(), good, node)
+			err := call(within(t), good, node)
 			require.Equal(t, codes.PermissionDenied, status.Code(err), "%s %q", rpc, node)
 			require.ErrorContains(t, err, "names another collection")
 		}
@@ -263,7 +270,7 @@ func TestEveryRPCPassesTheGuard(t *testing.T) {
 func TestNodeIsCheckedInMidStream(t *testing.T) {
 	a := newAuthority(t, "ours")
 	s := serve(t, guard(t, a.files(server())))
-	stream, err := discovery.NewAggregatedDiscoveryServiceClient(client(t, s.addr, a, a.pair(a.client(dev)))).DeltaAggregatedResources(t.Context())
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(client(t, s.addr, a, a.pair(a.client(dev)))).DeltaAggregatedResources(within(t))
 	require.NoError(t, err)
 	require.NoError(t, ask(stream.Send, stream.Recv, &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "dev/1"}}))
 	require.NoError(t, ask(stream.Send, stream.Recv, &discovery.DeltaDiscoveryRequest{}), "later messages have no node")
@@ -278,7 +285,7 @@ func TestRefusalOutlivesItsHandler(t *testing.T) {
 	a := newAuthority(t, "ours")
 	s := serve(t, guard(t, a.files(server())))
 	s.deaf = true
-	stream, err := discovery.NewAggregatedDiscoveryServiceClient(client(t, s.addr, a, a.pair(a.client(dev)))).DeltaAggregatedResources(t.Context())
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(client(t, s.addr, a, a.pair(a.client(dev)))).DeltaAggregatedResources(within(t))
 	require.NoError(t, err)
 	err = ask(stream.Send, stream.Recv, &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "prod/1"}})
 	require.Equal(t, codes.PermissionDenied, status.Code(err), err)
@@ -289,14 +296,15 @@ func TestInsecureBelieves(t *testing.T) {
 	s := serve(t, g)
 	conn := dial(t, s.addr, insecure.NewCredentials())
 	for rpc, call := range rpcs {
-		require.NoError(t, call(t.Context(), conn, "prod/1"), rpc)
+		require.NoError(t, call(within(t), conn, "prod/1"), rpc)
 	}
 	require.Equal(t, Status{Insecure: true}, g.Status())
 }
 
 func TestStreamsEndWithTheirCertificate(t *testing.T) {
 	a := newAuthority(t, "ours")
-	g := guard(t, a.files(server()))
+	g, err := TLS(a.files(server()), Options{Poll: time.Hour}) // each connection's own timer does it
+	require.NoError(t, err)
 	s := serve(t, g)
 	template := a.client(dev)
 	template.NotAfter = time.Now().Add(3 * time.Second) // whole seconds: 2 to 3
@@ -321,6 +329,24 @@ func TestStreamsEndWithTheirCertificate(t *testing.T) {
 	require.Equal(t, served, s.served.Load())
 }
 
+// A machine that slept, or whose clock was set, does not keep what has ended meanwhile.
+func TestConnectionsEndWhenTheClockJumps(t *testing.T) {
+	a := newAuthority(t, "ours")
+	var ahead atomic.Int64
+	g, err := TLS(a.files(server()), Options{
+		Poll: 10 * time.Millisecond, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+	})
+	require.NoError(t, err)
+	s := serve(t, g)
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(client(t, s.addr, a, a.pair(a.client(dev)))).DeltaAggregatedResources(within(t))
+	require.NoError(t, err)
+	require.NoError(t, ask(stream.Send, stream.Recv, &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "dev"}}))
+	ahead.Store(int64(2 * 365 * 24 * time.Hour))
+	_, err = stream.Recv()
+	require.Equal(t, codes.Unavailable, status.Code(err), err)
+	require.Zero(t, g.Status().Connections)
+}
+
 // serial is the serial number of the certificate that the server shows now.
 func serial(t *testing.T, addr string, trusts *authority, shows *tls.Certificate) string {
 	t.Helper()
@@ -342,7 +368,7 @@ func TestServerCertificateRotates(t *testing.T) {
 	s := serve(t, g)
 	me := a.pair(a.client(dev))
 	open := client(t, s.addr, a, me)
-	require.NoError(t, rpcs["unary"](t.Context(), open, "dev"))
+	require.NoError(t, rpcs["unary"](within(t), open, "dev"))
 	first := serial(t, s.addr, a, me)
 
 	second := a.renew(f, server())
@@ -375,8 +401,27 @@ func TestServerCertificateRotates(t *testing.T) {
 			require.Equal(t, second.SerialNumber.String(), serial(t, s.addr, a, me))
 		})
 	}
-	require.NoError(t, rpcs["unary"](t.Context(), open, "dev"))
+	require.NoError(t, rpcs["unary"](within(t), open, "dev"))
 	require.Equal(t, 1, g.Status().Connections, "whoever is connected never noticed")
+}
+
+// A session that is resumed is not verified anew: there is none to resume.
+func TestNoSessionIsResumed(t *testing.T) {
+	a := newAuthority(t, "ours")
+	s := serve(t, guard(t, a.files(server())))
+	cache := tls.NewLRUClientSessionCache(10)
+	cfg := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "waggle", NextProtos: []string{"h2"}, ClientSessionCache: cache, Certificates: []tls.Certificate{*a.pair(a.client(dev))}}
+	cfg.RootCAs.AddCert(a.cert)
+	for range 3 {
+		conn, err := tls.Dial("tcp", s.addr, cfg)
+		require.NoError(t, err)
+		_, err = conn.Read(make([]byte, 9)) // the server's first frame, behind any ticket
+		require.NoError(t, err)
+		require.False(t, conn.ConnectionState().DidResume)
+		require.NoError(t, conn.Close())
+	}
+	_, ticket := cache.Get("waggle")
+	require.False(t, ticket)
 }
 
 func TestAuthorityIsReplaced(t *testing.T) {
@@ -385,23 +430,23 @@ func TestAuthorityIsReplaced(t *testing.T) {
 	g := guard(t, f)
 	s := serve(t, g)
 	before := client(t, s.addr, old, old.pair(old.client(dev)))
-	stream, err := discovery.NewAggregatedDiscoveryServiceClient(before).DeltaAggregatedResources(t.Context())
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(before).DeltaAggregatedResources(within(t))
 	require.NoError(t, err)
 	request := &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "dev"}}
 	require.NoError(t, ask(stream.Send, stream.Recv, request))
 
 	put(t, f.CA, certPEM(old.cert, next.cert))
 	after := client(t, s.addr, old, next.pair(next.client(dev)))
-	require.NoError(t, rpcs["unary"](t.Context(), after, "dev"), "both are trusted")
+	require.NoError(t, rpcs["unary"](within(t), after, "dev"), "both are trusted")
 	require.NoError(t, ask(stream.Send, stream.Recv, request), "who was connected still is")
 
 	put(t, f.CA, certPEM(next.cert))
 	_, err = stream.Recv()
 	require.Equal(t, codes.Unavailable, status.Code(err), "an authority that is not trusted any more takes its streams with it")
-	require.Equal(t, codes.Unavailable, status.Code(rpcs["unary"](t.Context(), before, "dev")))
+	require.Equal(t, codes.Unavailable, status.Code(rpcs["unary"](within(t), before, "dev")))
 	require.Eventually(t, func() bool { return g.Status().Refused > 0 }, patience, 10*time.Millisecond)
 	require.ErrorContains(t, g.Status().LastRefusal, "unknown authority")
-	require.NoError(t, rpcs["unary"](t.Context(), after, "dev"))
+	require.NoError(t, rpcs["unary"](within(t), after, "dev"))
 	require.Equal(t, 1, g.Status().Connections)
 }
 
@@ -437,7 +482,7 @@ func TestFiveHundredRogues(t *testing.T) {
 	ended.NotAfter = time.Now().Add(-time.Second)
 	shows := []*tls.Certificate{nil, foreign.pair(a.client(dev)), a.pair(ended), a.pair(a.client("spiffe://waggle/collection/Dev"))}
 	good := client(t, s.addr, a, a.pair(a.client(dev)))
-	stream, err := discovery.NewAggregatedDiscoveryServiceClient(good).DeltaAggregatedResources(t.Context())
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(good).DeltaAggregatedResources(within(t))
 	require.NoError(t, err)
 	request := &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: "dev"}}
 	require.NoError(t, ask(stream.Send, stream.Recv, request))
@@ -558,7 +603,7 @@ func TestLog(t *testing.T) {
 	require.NoError(t, err)
 	s := serve(t, g)
 	for range 3 {
-		require.Error(t, rpcs["unary"](t.Context(), client(t, s.addr, a, nil), "dev"))
+		require.Error(t, rpcs["unary"](within(t), client(t, s.addr, a, nil), "dev"))
 	}
 	require.Eventually(t, func() bool { return g.Status().Refused >= 3 }, patience, 5*time.Millisecond)
 	put(t, f.Cert, []byte("nonsense"))

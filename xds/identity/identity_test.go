@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +101,21 @@ func FuzzNames(f *testing.F) {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) { require.Equal(t, config.ValidCollection(name), validName(name)) })
+}
+
+// Whatever stands where the names of a certificate are, reading it does not fail.
+func FuzzURIs(f *testing.F) {
+	value, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: uriTag, Bytes: []byte(dev)}})
+	require.NoError(f, err)
+	f.Add(value)
+	f.Add(value[:len(value)-1])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, value []byte) {
+		cert := &x509.Certificate{Extensions: []pkix.Extension{{Id: subjectAltName, Value: value}}}
+		for _, uri := range uris(cert) {
+			require.Contains(t, string(value), uri)
+		}
+	})
 }
 
 func TestNobodyIsAnybody(t *testing.T) {
