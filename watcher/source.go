@@ -37,6 +37,34 @@ type Update struct {
 
 	// At is when the picture was known to be right (the time of the last success).
 	At time.Time
+
+	// Via says where the tasks in Picture come from, all of them: ViaSwarmKit or
+	// ViaEngine; "" of a source that has one place only, or no picture yet.
+	Via string
+
+	// Fallback says why tasks do not come by push although they may; nil while they
+	// do, and where nobody asked for push. It is no error of the picture.
+	Fallback error
+}
+
+// Where a source with more than one place to take tasks from takes them.
+const (
+	ViaSwarmKit = "swarmkit" // pushed, by the manager's control socket
+	ViaEngine   = "engine"   // listed, by the Engine API
+)
+
+// TaskUpdate is one step of what tells tasks alone.
+type TaskUpdate struct {
+	// Tasks are all tasks that matter (Task.Matters), as Picture.Tasks has them. The
+	// map is the receiver's; the lists in it are never changed by the sender.
+	Tasks map[string][]*Task
+
+	// Listed is set where a complete list agrees with Tasks, and not events alone.
+	Listed bool
+
+	// Confirmed is the number of the newest question whether Tasks are right that
+	// Listed answers: the list was asked for after the question came.
+	Confirmed uint64
 }
 
 // Changes says what differs between two pictures, by what depends on it.

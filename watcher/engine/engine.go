@@ -7,6 +7,9 @@
 // waits 2–3 s). Only GET requests are made, so a read-only socket proxy that lets
 // /_ping, /events, /services, /tasks, /nodes, /networks, /configs and /secrets pass
 // is enough; without the last two, names of configs and secrets are not known.
+//
+// Tasks may also be pushed by somebody else (Options.Push). Then they are not listed
+// for as long as that works: see push.go.
 package engine
 
 import (
@@ -32,6 +35,11 @@ type Options struct {
 	// Interesting reports whether a service is published at all. While none is,
 	// tasks are listed less often. nil: every one is.
 	Interesting func(*watcher.Service) bool
+	// Push tells tasks by itself, and they are listed only while it cannot; nil: they
+	// are always listed.
+	Push Pusher
+	// PushOnly says that tasks are never listed: what Push cannot tell is an error.
+	PushOnly bool
 	// Log takes what is worth saying once; nil: nobody.
 	Log *slog.Logger
 	// Timing is for tests.
@@ -50,6 +58,10 @@ type Timing struct {
 	BackoffMin time.Duration  // first pause after a failure: 200 ms
 	BackoffMax time.Duration  // longest pause after failures: 10 s
 	Jitter     func() float64 // in [0,1)
+
+	PushFirst time.Duration // how long the first list of tasks waits for push: 1 s
+	PushBack  time.Duration // how long a switch back to push may take to be confirmed: 500 ms
+	PushRetry time.Duration // longest pause before push is tried again: 5 s
 }
 
 func (o Options) withDefaults() Options {
@@ -78,6 +90,9 @@ func (o Options) withDefaults() Options {
 	set(&t.Timeout, 10*time.Second)
 	set(&t.BackoffMin, 200*time.Millisecond)
 	set(&t.BackoffMax, 10*time.Second)
+	set(&t.PushFirst, time.Second)
+	set(&t.PushBack, 500*time.Millisecond)
+	set(&t.PushRetry, 5*time.Second)
 	t.FastPoll = min(t.FastPoll, o.PollInterval)
 	t.SlowPoll = max(t.SlowPoll, o.PollInterval)
 	if t.Jitter == nil {
@@ -89,13 +104,23 @@ func (o Options) withDefaults() Options {
 // Source is a watcher.Source on the Engine API.
 type Source struct {
 	options Options
+	metrics *metrics
 }
 
 // New makes a source; nothing is contacted before Run or Check.
-func New(o Options) *Source { return &Source{options: o.withDefaults()} }
+func New(o Options) *Source { return &Source{options: o.withDefaults(), metrics: newMetrics()} }
 
-// Name is "engine".
-func (*Source) Name() string { return "engine" }
+// Name is "engine", "swarmkit" where tasks come by push alone, and "auto" where
+// both are used; Update.Via says which of them is.
+func (s *Source) Name() string {
+	switch {
+	case s.options.Push == nil:
+		return watcher.ViaEngine
+	case s.options.PushOnly:
+		return watcher.ViaSwarmKit
+	}
+	return "auto"
+}
 
 // Check reads everything once and says in one sentence what stands in the way,
 // and the way out; nil if nothing does.
@@ -109,11 +134,14 @@ func (s *Source) Check(ctx context.Context) error {
 	if err := st.refresh(ctx, wants{all: true}); err != nil {
 		return err
 	}
+	if s.options.pushOnly() {
+		return s.options.Push.Check(ctx)
+	}
 	_, err = newTaskReader(conn, s.options).list(ctx, nil)
 	return err
 }
 
-// The three things that are read side by side, each at its own pace.
+// The things that are read side by side, each at its own pace.
 type part int
 
 const (
@@ -121,6 +149,7 @@ const (
 	structurePart
 	eventsPart
 	parts
+	pushPart part = -1 // tells only that push is lost; where that is an error, it is one of tasksPart
 )
 
 // report is what one of the readers tells the loop.
@@ -129,8 +158,11 @@ type report struct {
 	err  error
 
 	structure *structure                 // of structurePart
-	full      bool                       // structure was listed completely
+	full      bool                       // structure or tasks were listed completely
 	tasks     map[string][]*watcher.Task // of tasksPart, by service; a map of its own
+
+	poller    int    // of tasksPart: which poller listed them; 0: they were pushed
+	confirmed uint64 // of tasksPart: as in watcher.TaskUpdate
 }
 
 // run is what the readers and the loop of one Run share.
@@ -144,6 +176,9 @@ type run struct {
 	interesting atomic.Bool
 	down        atomic.Pointer[map[string]bool] // IDs of the nodes that are down
 	kick        chan struct{}                   // capacity 1: the pace of tasks has changed
+	questions   chan uint64                     // capacity 1: the newest question to push
+	pollers     sync.WaitGroup
+	metrics     *metrics
 }
 
 // Run tells what runs until ctx ends. It returns an error at once only where
@@ -155,21 +190,26 @@ func (s *Source) Run(ctx context.Context, emit func(watcher.Update)) error {
 	}
 	defer conn.close()
 	ctx, cancel := context.WithCancel(ctx)
-	r := &run{Options: s.options, conn: conn, reports: make(chan report), dirt: newDirt(), kick: make(chan struct{}, 1)}
+	r := &run{Options: s.options, conn: conn, reports: make(chan report), dirt: newDirt(), kick: make(chan struct{}, 1), questions: make(chan uint64, 1), metrics: s.metrics}
 	r.interesting.Store(true)
 	r.down.Store(&map[string]bool{})
 
 	var wg sync.WaitGroup
+	defer r.pollers.Wait()
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { r.followEvents(ctx) })
 	wg.Go(func() { r.followStructure(ctx) })
-	wg.Go(func() { r.followTasks(ctx) })
 
-	l := &loop{run: r, emit: emit, asked: map[string]bool{}}
-	l.confirm = time.NewTimer(time.Hour)
-	l.confirm.Stop()
+	l := &loop{run: r, ctx: ctx, emit: emit, asked: map[string]bool{}, confirm: stopped(), place: place{patience: stopped()}}
 	defer l.confirm.Stop()
+	defer l.patience.Stop()
+	if r.Push != nil {
+		l.patience.Reset(r.Timing.PushFirst)
+		wg.Go(func() { r.followPush(ctx) })
+	} else {
+		l.poll()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -179,8 +219,18 @@ func (s *Source) Run(ctx context.Context, emit func(watcher.Update)) error {
 		case <-l.confirm.C:
 			l.confirming, l.confirmed = false, time.Now()
 			r.dirt.add(wants{all: true})
+			l.ask()
+		case <-l.patience.C:
+			l.impatient()
 		}
 	}
+}
+
+// stopped is a timer that somebody will set.
+func stopped() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }
 
 // tell hands a report to the loop; false when Run ends.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"maps"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 // loop puts the reports together; only Run's goroutine touches it.
 type loop struct {
 	*run
+	ctx  context.Context // of Run
 	emit func(watcher.Update)
 
 	structure *structure // newest, nil before the first list
@@ -24,6 +26,8 @@ type loop struct {
 	// update that was Full.
 	fullStructure, fullTasks bool
 
+	place // where tasks come from
+
 	asked map[string]bool // unknown services that were asked for since the last full list
 
 	confirm    *time.Timer
@@ -34,6 +38,13 @@ type loop struct {
 // take handles one report: it becomes a picture, or the news that there is none.
 func (l *loop) take(r report) {
 	now := time.Now()
+	if r.part == pushPart {
+		l.pushLost(r.err)
+		return
+	}
+	if r.part == tasksPart && !l.admits(r) {
+		return
+	}
 	l.errs[r.part] = r.err
 	if r.err == nil {
 		l.good[r.part] = now
@@ -45,7 +56,8 @@ func (l *loop) take(r report) {
 				clear(l.asked)
 			}
 		case tasksPart:
-			l.tasks, l.fullTasks = r.tasks, true
+			// What was listed before the newest change confirms nothing of it.
+			l.tasks, l.fullTasks = r.tasks, r.full
 		}
 		if l.structure != nil && l.tasks != nil && r.part != eventsPart {
 			l.update(now)
@@ -83,7 +95,7 @@ func (l *loop) update(now time.Time) {
 	}
 	l.last = next
 	// What could be read is told even where something else could not.
-	u := watcher.Update{Picture: next, Changes: changes, Full: full, Err: l.failing(), At: now}
+	u := l.mark(watcher.Update{Picture: next, Changes: changes, Full: full, Err: l.failing(), At: now})
 	if u.Err != nil {
 		u.At = l.since()
 	}
@@ -93,7 +105,7 @@ func (l *loop) update(now time.Time) {
 // complain emits the error that is in force, if one is.
 func (l *loop) complain() {
 	if err := l.failing(); err != nil {
-		l.emit(watcher.Update{Picture: l.last, Err: err, At: l.since()})
+		l.emit(l.mark(watcher.Update{Picture: l.last, Err: err, At: l.since()}))
 	}
 }
 

@@ -51,7 +51,7 @@ func service(v swarm.Service) *watcher.Service {
 		s.Ports = ports(e.Ports, v.Endpoint.Ports)
 	}
 	for _, ip := range v.Endpoint.VirtualIPs {
-		if a := address(ip.Addr); a.IsValid() {
+		if a := watcher.ParseAddress(ip.Addr); a.IsValid() {
 			s.VIPs = append(s.VIPs, watcher.VIP{Network: ip.NetworkID, Addr: a})
 		}
 	}
@@ -89,16 +89,6 @@ func protocol(p string) string {
 	return strings.ToLower(p)
 }
 
-// address reads "10.0.1.14/24" or "10.0.1.14"; what is neither is no address.
-func address(s string) netip.Addr {
-	s, _, _ = strings.Cut(s, "/")
-	a, err := netip.ParseAddr(s)
-	if err != nil || a.IsUnspecified() {
-		return netip.Addr{}
-	}
-	return a.Unmap().WithZone("")
-}
-
 // node is Docker's node in our words. Only a node that Swarm has given up is down:
 // "disconnected" looks for another manager while its tasks run, and "unknown" is
 // what every node is after a change of leader.
@@ -120,7 +110,7 @@ func node(v swarm.Node) *watcher.Node {
 
 // reachable is an address that another machine can use, else the zero Addr.
 func reachable(s string) netip.Addr {
-	if a := address(s); a.IsValid() && !a.IsLoopback() {
+	if a := watcher.ParseAddress(s); a.IsValid() && !a.IsLoopback() {
 		return a
 	}
 	return netip.Addr{}

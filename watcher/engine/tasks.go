@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,14 +16,14 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 )
 
-// followTasks lists tasks, as often as it is worth it.
-func (r *run) followTasks(ctx context.Context) {
+// followTasks lists tasks, as often as it is worth it. poller is the number its reports carry.
+func (r *run) followTasks(ctx context.Context, poller int) {
 	reader := newTaskReader(r.conn, r.Options)
 	pause := r.newBackoff()
 	for {
 		began := time.Now()
 		tasks, err := reader.list(ctx, *r.down.Load())
-		if !r.tell(ctx, report{part: tasksPart, err: err, tasks: tasks}) {
+		if !r.tell(ctx, report{part: tasksPart, err: err, tasks: tasks, full: true, poller: poller}) {
 			return
 		}
 		if err != nil {
@@ -132,9 +131,7 @@ func (t *taskReader) list(ctx context.Context, down map[string]bool) (map[string
 		}
 	}
 	for id, ts := range byService {
-		slices.SortFunc(ts, func(a, b *watcher.Task) int {
-			return cmp.Or(cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.NodeID, b.NodeID), cmp.Compare(a.ID, b.ID))
-		})
+		watcher.SortTasks(ts)
 		byService[id] = slices.CompactFunc(ts, func(a, b *watcher.Task) bool { return a.ID == b.ID })
 	}
 	t.running, t.parsed = running, parsed
@@ -346,17 +343,16 @@ func parseTask(raw []byte) (*watcher.Task, error) {
 		return nil, nil
 	}
 	t := &watcher.Task{ID: v.ID, ServiceID: v.ServiceID, NodeID: v.NodeID, Slot: v.Slot, State: state, Desired: desired}
-	if !matters(t) {
+	if !t.Matters() {
 		return nil, nil
 	}
 	for _, a := range v.NetworksAttachments {
-		// The node's own network is the one that Swarm itself calls "host"; nobody can make another.
-		if a.Network.Spec.Name == "host" {
+		if a.Network.Spec.Name == watcher.HostNetworkName {
 			t.HostNetwork = true
 			continue
 		}
 		for _, s := range a.Addresses {
-			if addr := address(s); addr.IsValid() {
+			if addr := watcher.ParseAddress(s); addr.IsValid() {
 				t.Addresses = append(t.Addresses, watcher.Address{Network: a.Network.ID, Addr: addr})
 				break
 			}
@@ -368,9 +364,4 @@ func parseTask(raw []byte) (*watcher.Task, error) {
 		}
 	}
 	return t, nil
-}
-
-// matters reports whether a task is wanted and has not failed, or still runs.
-func matters(t *watcher.Task) bool {
-	return t.Desired <= watcher.Running && t.State <= watcher.Running || t.Leaving()
 }

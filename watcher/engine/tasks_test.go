@@ -120,7 +120,7 @@ func FuzzDecodeTasks(f *testing.F) {
 			t.Errorf("a list that is no JSON: %q", body)
 		}
 		for _, task := range ts {
-			if task.ID == "" || task.ServiceID == "" || !matters(task) {
+			if task.ID == "" || task.ServiceID == "" || !task.Matters() {
 				t.Errorf("a task that should not be there: %+v", task)
 			}
 			for _, a := range task.Addresses {
