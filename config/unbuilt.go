@@ -17,9 +17,14 @@ func (r *reader) unbuilt(c *Config) []Notice {
 			"drop the key and set xds.insecure: true on a network that only the proxies are on")
 	}
 	plain := base()
-	without(c.Swarm.Source == "swarmkit" || c.Swarm.Source == "compose", "swarm.source", "the source engine is used")
+	without(c.Swarm.Source == "swarmkit", "swarm.source", "the source engine is used")
 	without(c.Swarm.ControlSocket != plain.Swarm.ControlSocket, "swarm.control_socket", "the source engine is used")
-	without(len(c.Swarm.ComposeProjects) > 0, "swarm.compose_projects", "")
+	if len(c.Swarm.ComposeProjects) > 0 && c.Swarm.Source != "compose" {
+		notices = append(notices, Notice{
+			Where: r.at("swarm.compose_projects"), Key: "swarm.compose_projects",
+			Text: "only the source compose reads this, so it has no effect", WayOut: "set swarm.source: compose, or drop the key",
+		})
+	}
 	without(c.StateDir != plain.StateDir, "state_dir", "nothing is kept on disk")
 	for _, name := range c.Order {
 		at, coll := "collections."+name+".", c.Collections[name]

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,10 +16,9 @@ import (
 	"github.com/waggle-lb/waggle/admin"
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
-	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
-	"github.com/waggle-lb/waggle/watcher/engine"
 	"github.com/waggle-lb/waggle/watcher/filewatch"
+	"github.com/waggle-lb/waggle/watcher/swarmkit"
 	"github.com/waggle-lb/waggle/xds"
 )
 
@@ -51,10 +49,7 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 			if !cfg.XDS.Insecure {
 				return errors.New("the channel to the proxies has no TLS: give xds.tls in waggle.yml, or, on a network that is yours alone, set WAGGLE_XDS_INSECURE=true")
 			}
-			src := engine.New(engine.Options{
-				Host: cfg.Swarm.Host, CertDir: os.Getenv("DOCKER_CERT_PATH"), PollInterval: cfg.Swarm.PollInterval, Log: log,
-				Interesting: func(s *watcher.Service) bool { return !labels.Merge(cfg.LabelPrefixes, s.Name, s.Labels).Empty() },
-			})
+			src := newSource(cfg, log)
 			if err := src.Check(cmd.Context()); err != nil {
 				return err
 			}
@@ -71,6 +66,14 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 			return controlPlane{cfg: cfg, path: path, file: file, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
 		},
 	}
+}
+
+// push is where tasks come from without being asked for; nil where the configuration wants none.
+func push(c config.Swarm, log *slog.Logger) engine.Pusher {
+	if c.Source == "engine" {
+		return nil
+	}
+	return swarmkit.New(swarmkit.Options{Socket: c.ControlSocket, Log: log})
 }
 
 // listen opens a TCP address that the configuration names by key.
@@ -101,6 +104,9 @@ func (p controlPlane) run(ctx context.Context) error {
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if c, ok := p.source.(prometheus.Collector); ok {
+		metrics.MustRegister(c)
+	}
 	handler := admin.Handler(admin.Options{
 		Address: p.admin.Addr().String(), Token: p.cfg.Admin.Token, Metrics: metrics, API: p.newAPI(loop, server),
 		Ready: func() error {
