@@ -245,7 +245,7 @@ func (r *reader) oneOf(key, value string, allowed ...string) {
 		return
 	}
 	wayOut := "write one of " + strings.Join(allowed, ", ")
-	if near := nearest(strings.ToLower(value), allowed); near != "" {
+	if near := Nearest(value, allowed); near != "" {
 		wayOut = fmt.Sprintf("did you mean %s?", near)
 	}
 	r.fail(key, fmt.Sprintf("%q is unknown here", value), wayOut)

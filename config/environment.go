@@ -25,7 +25,7 @@ func (r *reader) environment(env []string, c *Config) []Notice {
 			for v := range vars {
 				names = append(names, v)
 			}
-			if near := nearest(name, names); near != "" {
+			if near := Nearest(name, names); near != "" {
 				n.WayOut = "did you mean " + near + "?"
 			}
 			notices = append(notices, n)

@@ -45,7 +45,7 @@ var sections = []struct {
 // suggestKey is the way out for a key that section t does not have.
 func suggestKey(name string, t reflect.Type) string {
 	keys := keysOf(t)
-	if near := nearest(strings.ReplaceAll(strings.ToLower(name), "-", "_"), keys); near != "" {
+	if near := Nearest(name, keys); near != "" {
 		return fmt.Sprintf("did you mean %s?", near)
 	}
 	for _, s := range sections {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/waggle-lb/waggle/config"
 )
 
 // AccessLabel is UCP's label for who may see a service.
@@ -239,18 +241,18 @@ func unknown(w written) (reason, hint string) {
 	case dotted && k.key != nil:
 		return fmt.Sprintf("`%s` takes no name, and `%s` is no key of a route called `%s`", first, after, first), "write `" + w.head + first + "`"
 	case dotted:
-		if s := nearest(first, takingNames()); s != "" {
+		if s := config.Nearest(first, takingNames()); s != "" {
 			return fmt.Sprintf("`%s` is not a known key", first), "did you mean `" + s + "." + after + "`?"
 		}
-		if s := nearest(after, keyNames); s != "" {
+		if s := config.Nearest(after, keyNames); s != "" {
 			return fmt.Sprintf("`%s` is not a known key", after), "did you mean `" + s + "`?"
 		}
-		if s := nearest(second, keyNames); s != "" {
+		if s := config.Nearest(second, keyNames); s != "" {
 			return fmt.Sprintf("`%s` is not a known key", after), "did you mean `" + s + "`?"
 		}
 		return fmt.Sprintf("`%s` is not a known key", after), hint
 	}
-	if s := nearest(first, keyNames); s != "" {
+	if s := config.Nearest(first, keyNames); s != "" {
 		hint = "did you mean `" + s + "`?"
 	}
 	return fmt.Sprintf("`%s` is not a known key", first), hint

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/waggle-lb/waggle/config"
 )
 
 // kind is a kind of value: how the reference calls it, and how its text is read.
@@ -115,7 +117,7 @@ var boolean = kind[bool]{doc: "bool", read: func(text string) (bool, error) {
 		case "off", "f", "n", "disabled", "disable":
 			hint = "write `false`"
 		default:
-			if s := nearest(l, []string{"true", "false"}); s != "" {
+			if s := config.Nearest(l, []string{"true", "false"}); s != "" {
 				hint = "write `" + s + "`"
 			}
 		}
@@ -342,7 +344,7 @@ func word(words ...string) kind[string] {
 			}
 		}
 		hint := "write one of " + choice
-		if s := nearest(t, words); s != "" {
+		if s := config.Nearest(t, words); s != "" {
 			hint = "did you mean `" + s + "`?"
 		}
 		return "", refuse(hint, "is none of %s", choice)

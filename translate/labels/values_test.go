@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/config"
 )
 
 // reading is one row of a table test: a text and either its value or the refusal.
@@ -246,6 +248,6 @@ func TestNearest(t *testing.T) {
 		"service-cluster": "service_cluster",
 		"completely":      "",
 	} {
-		require.Equal(t, want, nearest(misspelt, keyNames), misspelt)
+		require.Equal(t, want, config.Nearest(misspelt, keyNames), misspelt)
 	}
 }

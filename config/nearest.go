@@ -1,10 +1,11 @@
-package labels
+package config
 
 import "strings"
 
-// nearest gives the candidate that a misspelt word was most likely meant to be,
-// "" if none is near. Of two equally near the first holds.
-func nearest(word string, candidates []string) string {
+// Nearest gives the candidate that a misspelt word was most likely meant to be,
+// "" if none is near. Case, and "-" for "_", make no difference. Of two equally near
+// the first holds.
+func Nearest(word string, candidates []string) string {
 	if len(word) > 64 {
 		return ""
 	}
