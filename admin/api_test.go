@@ -31,6 +31,10 @@ func TestStatus(t *testing.T) {
 	}
 	require.Equal(t, want, get[api.Status](t, h, "/api/v1/status"))
 
+	l.change(func(s *control.Status) { s.Via, s.Fallback = "engine", fmt.Errorf("no control socket") })
+	want.Source.Via, want.Source.Fallback = "engine", "no control socket"
+	require.Equal(t, want, get[api.Status](t, h, "/api/v1/status"))
+
 	l.change(func(s *control.Status) {
 		s.SourceError, s.ConfigError = errDaemon, fmt.Errorf("waggle.yml:3: unknown key")
 	})

@@ -23,7 +23,7 @@ func (a *API) Status() api.Status {
 		Replica: f.Replica, Version: f.Version, Revision: f.Revision, Insecure: f.Insecure,
 		Started: f.Started, Now: a.now(),
 		Ready:  s.Ready,
-		Source: api.Source{Name: a.o.Source(), Stale: s.SourceError != nil, Error: text(s.SourceError), LastRead: when(s.LastRead)},
+		Source: api.Source{Name: a.o.Source(), Via: s.Via, Fallback: text(s.Fallback), Stale: s.SourceError != nil, Error: text(s.SourceError), LastRead: when(s.LastRead)},
 		Config: api.Config{Error: text(s.ConfigError)},
 		Builds: s.Builds, LastBuild: when(s.LastBuild),
 	}

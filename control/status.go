@@ -15,6 +15,10 @@ type Status struct {
 	Ready bool
 	// SourceError says why the source cannot read what runs; nil while it can.
 	SourceError error
+	// Via says where the tasks of the picture in force come from, and Fallback why they do
+	// not come by push although they may (watcher.Update).
+	Via      string
+	Fallback error
 	// ConfigError says why the operator's newest configuration is not in force; nil when it is.
 	ConfigError error
 	// LastRead is when the picture in force was last known to be right; zero before the first one.
@@ -58,6 +62,7 @@ func (b *statusBoard) source(u watcher.Update) (was error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	was, b.s.SourceError = b.s.SourceError, u.Err
+	b.s.Via, b.s.Fallback = u.Via, u.Fallback
 	if u.Err == nil {
 		b.s.LastRead = u.At
 	}

@@ -64,6 +64,11 @@ func TestSteps(t *testing.T) {
 		c.Update(watcher.Update{Picture: c.Status().Picture, At: time.Now()})
 		require.Equal(t, []Step{{Kind: SourceStep, Err: gone}, {Kind: SourceStep, Err: other}, {Kind: SourceStep}}, take())
 
+		c.Update(watcher.Update{Picture: c.Status().Picture, At: time.Now(), Via: watcher.ViaEngine, Fallback: gone})
+		require.Empty(t, take(), "where tasks come from is no fault")
+		require.Equal(t, watcher.ViaEngine, c.Status().Via)
+		require.Equal(t, gone, c.Status().Fallback)
+
 		bad := errors.New("waggle.yml:3: unknown key")
 		c.Misconfigured(bad)
 		require.Equal(t, []Step{{Kind: ConfigStep, Err: bad}}, take())

@@ -33,6 +33,10 @@ type Status struct {
 // Source is where what runs is read from.
 type Source struct {
 	Name string `json:"name"`
+	// Via says where tasks come from now, where a source has more than one place:
+	// swarmkit (push) or engine (listed). Fallback is why they do not come by push although they may.
+	Via      string `json:"via"`
+	Fallback string `json:"fallback"`
 	// Stale: something cannot be read, and is served as it was read last.
 	Stale bool   `json:"stale"`
 	Error string `json:"error"`

@@ -77,7 +77,10 @@ var cases = map[string][]answer{
 			a.problems.Problems = []api.Problem{{Severity: labels.Info, Service: "x", Reason: "a choice was made"}}
 		}),
 	},
-	"one": {with(replica("cp1"), func(a *answer) { a.status.Insecure = true })},
+	"one": {with(replica("cp1"), func(a *answer) {
+		a.status.Insecure = true
+		a.status.Source.Name, a.status.Source.Via, a.status.Source.Fallback = "auto", "engine", "the control socket is not there"
+	})},
 	// cp1 lost its daemon and serves what it had; cp3 has just started; cp4 is gone.
 	"wrong": {
 		with(replica("cp2"), func(a *answer) {

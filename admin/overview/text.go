@@ -42,7 +42,11 @@ func (o *Overview) Text(w io.Writer, all bool) error {
 			if !s.Ready {
 				ready = "NO"
 			}
-			row(r.API, s.Replica, s.Version, ago(s.Now.Sub(s.Started)), ready, s.Source.Name, read)
+			source := s.Source.Name
+			if s.Source.Via != "" && s.Source.Via != source {
+				source += ": " + s.Source.Via
+			}
+			row(r.API, s.Replica, s.Version, ago(s.Now.Sub(s.Started)), ready, source, read)
 		}
 	})
 	section(out, "COLLECTIONS", "NAME\tPORTS\tSERVICES\tENDPOINTS\tGENERATION\tPROXIES\tERRORS\tWARNINGS", func(row func(...any)) {
@@ -70,6 +74,9 @@ func (o *Overview) Text(w io.Writer, all bool) error {
 	}
 	o.problemText(out, all)
 	for _, r := range o.Replicas {
+		if r.Status != nil && r.Status.Source.Fallback != "" {
+			fmt.Fprintf(out, "\n%s lists tasks instead of having them pushed: %s\n", plain(r.API), plain(r.Status.Source.Fallback))
+		}
 		if r.Status != nil && r.Status.Insecure {
 			fmt.Fprintf(out, "\n%s serves proxies without TLS (xds.insecure): they are believed what their node ID says.\n", plain(r.API))
 		}
