@@ -140,7 +140,7 @@ func whole(lo, hi uint32) kind[uint32] {
 		switch {
 		case t == "":
 			return 0, refuse("write "+form, "is blank")
-		case digits != t && inside:
+		case digits != t && inside && strings.ContainsRune("/:, .", rune(t[len(digits)])): // 8080/tcp, 8080:80; not 808O
 			return 0, refuse(fmt.Sprintf("write `%d`", n), "is not a whole number")
 		case digits != t:
 			return 0, refuse("write "+form, "is not a whole number")
