@@ -18,7 +18,6 @@ import (
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/filewatch"
-	"github.com/waggle-lb/waggle/watcher/swarmkit"
 	"github.com/waggle-lb/waggle/xds"
 )
 
@@ -66,14 +65,6 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 			return controlPlane{cfg: cfg, path: path, file: file, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
 		},
 	}
-}
-
-// push is where tasks come from without being asked for; nil where the configuration wants none.
-func push(c config.Swarm, log *slog.Logger) engine.Pusher {
-	if c.Source == "engine" {
-		return nil
-	}
-	return swarmkit.New(swarmkit.Options{Socket: c.ControlSocket, Log: log})
 }
 
 // listen opens a TCP address that the configuration names by key.

@@ -10,6 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/compose"
 	"github.com/waggle-lb/waggle/watcher/engine"
+	"github.com/waggle-lb/waggle/watcher/swarmkit"
 )
 
 // source is a watcher.Source that can say beforehand what stands in its way.
@@ -26,6 +27,15 @@ func newSource(cfg *config.Config, log *slog.Logger) source {
 	}
 	return engine.New(engine.Options{
 		Host: cfg.Swarm.Host, CertDir: certs, PollInterval: cfg.Swarm.PollInterval, Log: log,
+		Push: push(cfg.Swarm, log), PushOnly: cfg.Swarm.Source == "swarmkit",
 		Interesting: func(s *watcher.Service) bool { return !labels.Merge(cfg.LabelPrefixes, s.Name, s.Labels).Empty() },
 	})
+}
+
+// push is where tasks come from without being asked for; nil where the configuration wants none.
+func push(c config.Swarm, log *slog.Logger) engine.Pusher {
+	if c.Source == "engine" {
+		return nil
+	}
+	return swarmkit.New(swarmkit.Options{Socket: c.ControlSocket, Log: log})
 }
