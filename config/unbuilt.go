@@ -17,8 +17,6 @@ func (r *reader) unbuilt(c *Config) []Notice {
 			"drop the key and set xds.insecure: true on a network that only the proxies are on")
 	}
 	plain := base()
-	without(c.Swarm.Source == "swarmkit", "swarm.source", "the source engine is used")
-	without(c.Swarm.ControlSocket != plain.Swarm.ControlSocket, "swarm.control_socket", "the source engine is used")
 	if len(c.Swarm.ComposeProjects) > 0 && c.Swarm.Source != "compose" {
 		notices = append(notices, Notice{
 			Where: r.at("swarm.compose_projects"), Key: "swarm.compose_projects",
