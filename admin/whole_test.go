@@ -23,6 +23,7 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/xds"
 	"github.com/waggle-lb/waggle/xds/envoylike"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 // plane is a whole control plane in this process, fed by hand.
@@ -36,7 +37,7 @@ type plane struct {
 
 func newPlane(t *testing.T, cfg *config.Config, name string) *plane {
 	t.Helper()
-	p := &plane{server: xds.New(xds.Options{})}
+	p := &plane{server: xds.New(xds.Options{Guard: identity.Insecure()})}
 	p.loop = control.New(cfg, p.server, control.DefaultPace, slog.New(slog.DiscardHandler))
 	p.api = NewAPI(APIOptions{
 		Loop: p.loop, Server: p.server, Source: func() string { return "hand" }, Look: 10 * time.Millisecond,

@@ -23,13 +23,14 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
 	"github.com/waggle-lb/waggle/xds"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 // inProcess is a whole control plane without its API, as cmd/waggle puts one together.
 func inProcess(ctx context.Context, src watcher.Source, cfg *config.Config, lis net.Listener, _ string) (func(), error) {
 	ctx, cancel := context.WithCancel(ctx)
 	log := slog.New(slog.DiscardHandler)
-	server := xds.New(xds.Options{Logger: log})
+	server := xds.New(xds.Options{Guard: identity.Insecure(), Logger: log})
 	loop := control.New(cfg, server, control.DefaultPace, log)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = loop.Run(ctx) })

@@ -28,6 +28,7 @@ import (
 
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/xds/envoylike"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 // patience bounds every wait in the tests.
@@ -218,6 +219,9 @@ func start(t testing.TB, o Options, collections ...string) *running {
 }
 
 func startOn(t testing.TB, lis net.Listener, o Options, collections ...string) *running {
+	if o.Guard == nil {
+		o.Guard = identity.Insecure()
+	}
 	s := New(o)
 	s.SetCollections(collections)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	clusterservice "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
@@ -19,10 +20,12 @@ import (
 
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/xds/envoylike"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 func TestIdentify(t *testing.T) {
-	for id, want := range map[string]identity{
+	ctx := identity.NewContext(t.Context(), identity.Identity{Insecure: true})
+	for id, want := range map[string]proxyID{
 		"dev":        {nodeID: "dev", collection: "dev"},
 		"dev/":       {nodeID: "dev/", collection: "dev"},
 		"dev/a":      {nodeID: "dev/a", collection: "dev", instance: "a"},
@@ -31,16 +34,24 @@ func TestIdentify(t *testing.T) {
 		"DEV":        {nodeID: "DEV", collection: "DEV"},
 		"dev.a-b_c/": {nodeID: "dev.a-b_c/", collection: "dev.a-b_c"},
 	} {
-		got, err := identify(t.Context(), &corev3.Node{Id: id})
+		got, err := identify(ctx, &corev3.Node{Id: id})
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
 	for _, node := range []*corev3.Node{nil, {}, {Cluster: "dev"}} {
-		_, err := identify(t.Context(), node)
+		_, err := identify(ctx, node)
 		requireStatus(t, err, "InvalidArgument", "start Envoy with a node.id of the form COLLECTION or COLLECTION/INSTANCE")
 	}
-	_, err := identify(t.Context(), &corev3.Node{Id: strings.Repeat("x", 600)})
+	_, err := identify(ctx, &corev3.Node{Id: strings.Repeat("x", 600)})
 	requireStatus(t, err, "InvalidArgument", "longer than 512 bytes")
+
+	proved := identity.NewContext(t.Context(), identity.Identity{Collections: []string{"dev"}, NotAfter: time.Now().Add(time.Hour)})
+	_, err = identify(proved, &corev3.Node{Id: "dev/a"})
+	require.NoError(t, err)
+	_, err = identify(proved, &corev3.Node{Id: "prod/a"})
+	require.Error(t, err, "a certificate of dev asks for prod")
+	_, err = identify(t.Context(), &corev3.Node{Id: "dev/a"})
+	require.Error(t, err, "nobody is served behind no guard")
 }
 
 func TestWhoIsRefused(t *testing.T) {

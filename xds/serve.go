@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,9 +27,12 @@ const stopWithin = 3 * time.Second
 
 // Serve answers Envoys on lis until ctx is done, then ends their streams, which makes them
 // connect elsewhere, and returns nil within a few seconds. It may be called more than once.
-// Further options (credentials) are added to Waggle's own.
+// Further options are added to Waggle's own; credentials are the guard's.
 func (s *Server) Serve(ctx context.Context, lis net.Listener, opts ...grpc.ServerOption) error {
-	g := grpc.NewServer(append(s.grpcOptions(), opts...)...)
+	if s.guard == nil {
+		return errors.Join(errors.New("serving xDS: no guard says who may ask for which collection"), lis.Close())
+	}
+	g := grpc.NewServer(slices.Concat(s.grpcOptions(), s.guard.ServerOptions(), opts)...)
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, &ads{server: s, ctx: ctx})
 	stopped := make(chan struct{})
 	unhook := context.AfterFunc(ctx, func() {

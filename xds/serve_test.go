@@ -11,6 +11,7 @@ import (
 
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/xds/envoylike"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 func TestColdStart(t *testing.T) {
@@ -108,7 +109,7 @@ func TestServeEndsWithAStuckProxy(t *testing.T) {
 }
 
 func TestPublishRefusesNonsenseWhole(t *testing.T) {
-	s := New(Options{})
+	s := New(Options{Guard: identity.Insecure()})
 	s.SetCollections([]string{"dev"})
 	good := edsCluster("a", time.Second)
 	for name, changes := range map[string][]translate.Change{
@@ -145,14 +146,14 @@ func TestServeFailsOnAClosedListener(t *testing.T) {
 	require.NoError(t, lis.Close())
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	require.ErrorContains(t, New(Options{}).Serve(ctx, lis), "serving xDS on 127.0.0.1")
+	require.ErrorContains(t, New(Options{Guard: identity.Insecure()}).Serve(ctx, lis), "serving xDS on 127.0.0.1")
 }
 
 // TestPublishCostsTheChange: what one changed endpoint costs does not depend on how many
 // others there are. (BenchmarkPublish measures it in time.)
 func TestPublishCostsTheChange(t *testing.T) {
 	cost := func(services int) float64 {
-		s := New(Options{})
+		s := New(Options{Guard: identity.Insecure()})
 		s.SetCollections([]string{"dev"})
 		require.NoError(t, s.Publish(shop("dev", services).delta()))
 		port := uint32(0)
@@ -169,7 +170,7 @@ func TestPublishCostsTheChange(t *testing.T) {
 
 // TestFramesAreShared: what many proxies are sent is in memory once.
 func TestFramesAreShared(t *testing.T) {
-	k := newCollection("dev", New(Options{}))
+	k := newCollection("dev", New(Options{Guard: identity.Insecure()}))
 	edits, err := encodeAll(shop("dev", 5).delta().Changes)
 	require.NoError(t, err)
 	k.publish(edits, time.Now())

@@ -12,10 +12,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
-// Options are what a Server may be told; the zero value is right for production.
+// Options are what a Server may be told; but for Guard the zero value is right for production.
 type Options struct {
+	// Guard decides who may ask for what: identity.TLS, or identity.Insecure. Without one
+	// nobody is served.
+	Guard *identity.Guard
 	// Logger gets what an operator wants to know; nil: nothing is logged.
 	Logger *slog.Logger
 	// Gate is how long listeners and routes wait for a proxy to acknowledge the clusters
@@ -31,6 +35,7 @@ type Options struct {
 // Server keeps the resources of all collections and serves them. Its methods may be
 // called from any goroutine.
 type Server struct {
+	guard        *identity.Guard
 	log          *slog.Logger
 	gate, grace  time.Duration
 	now          func() time.Time
@@ -45,7 +50,7 @@ type Server struct {
 // New makes a server that knows no collection yet and refuses everybody.
 func New(o Options) *Server {
 	s := &Server{
-		log: o.Logger, gate: o.Gate, grace: o.Grace, now: time.Now,
+		guard: o.Guard, log: o.Logger, gate: o.Gate, grace: o.Grace, now: time.Now,
 		metrics:     newMetrics(),
 		collections: make(map[string]*collection),
 		retired:     make(map[string]*collection),

@@ -37,7 +37,7 @@ type stream struct {
 	mu    sync.Mutex
 	ended bool
 	k     *collection
-	proxy identity
+	proxy proxyID
 	since time.Time
 
 	// Of the server's loop alone: the response that Send is about to write, and the types

@@ -78,7 +78,7 @@ func controlPlane(t *testing.T, backend string, all ...collection) string {
 // guardedControlPlane is one with somebody at its door.
 func guardedControlPlane(t *testing.T, guard *identity.Guard, backend string, all ...collection) string {
 	t.Helper()
-	server := xds.New(xds.Options{})
+	server := xds.New(xds.Options{Guard: identity.Insecure()})
 	names := make([]string, len(all))
 	for i, c := range all {
 		names[i] = c.name
