@@ -30,6 +30,7 @@ func ValidCollection(name string) bool { return len(name) <= 128 && collectionNa
 // brings what can be written in several ways into one.
 func (r *reader) check(c *Config) {
 	r.address("xds.address", c.XDS.Address)
+	r.channel(c.XDS)
 	r.admin(&c.Admin)
 	r.oneOf("swarm.source", c.Swarm.Source, "auto", "swarmkit", "engine", "compose")
 	r.dockerHost("swarm.host", c.Swarm.Host)
@@ -268,4 +269,23 @@ func hostPattern(s string) bool {
 		}
 	}
 	return true
+}
+
+// channel checks that TLS of the channel is whole: a part of it protects nothing.
+func (r *reader) channel(x XDS) {
+	if x.TLS == nil {
+		return
+	}
+	for _, f := range []struct{ key, file, holds string }{
+		{"ca", x.TLS.CA, "the authority that vouches for proxies"},
+		{"cert", x.TLS.Cert, "the control plane's certificate"},
+		{"key", x.TLS.Key, "its key"},
+	} {
+		if f.file == "" {
+			r.fail("xds.tls", "the file with "+f.holds+" is missing", "name it in xds.tls."+f.key+"; `waggle ca issue` makes all three")
+		}
+	}
+	if x.Insecure {
+		r.fail("xds.insecure", "this contradicts xds.tls", "keep one of the two")
+	}
 }

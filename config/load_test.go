@@ -65,7 +65,7 @@ func TestEveryKey(t *testing.T) {
 	}
 	require.Equal(t, []string{"swarm.compose_projects", "state_dir",
 		"collections.dev.http3", "collections.dev.certificates", "collections.dev.tcp_ports", "collections.dev.udp_ports",
-		"collections.dev.trusted_proxies", "collections.dev.access_log", "collections.dev.routes", "collections.dev.fleet"}, keys)
+		"collections.dev.trusted_proxies", "collections.dev.routes", "collections.dev.fleet"}, keys)
 }
 
 func TestMergedCollections(t *testing.T) {
@@ -135,7 +135,8 @@ func TestRefused(t *testing.T) {
 		{"network twice", "collections: {a: {networks: [n, n]}}\n", "waggle.yml:1: collections.a.networks[1]: n is there twice; keep one of the two"},
 		{"prefixed default", "collections:\n  a:\n    defaults:\n      com.docker.lb.retries: 2\n", "waggle.yml:4: collections.a.defaults.com.docker.lb.retries: label keys stand here without their prefix; write retries"},
 		{"nested default", "collections: {a: {required: {retries: [1]}}}\n", "waggle.yml:1: collections.a.required.retries: this is a list, but one value is expected; write text"},
-		{"tls", "xds: {tls: {ca: a, cert: b, key: c}}\n", "waggle.yml:1: xds.tls: TLS of the channel is not built yet, and proxies that expect it would not be served; drop the key and set xds.insecure: true on a network that only the proxies are on"},
+		{"half of tls", "xds: {tls: {ca: a, cert: b}}\n", "waggle.yml:1: xds.tls: the file with its key is missing; name it in xds.tls.key; `waggle ca issue` makes all three"},
+		{"tls and none", "xds: {insecure: true, tls: {ca: a, cert: b, key: c}}\n", "waggle.yml:1: xds.insecure: this contradicts xds.tls; keep one of the two"},
 		{"proxy protocol", "collections: {a: {proxy_protocol: true}}\n", "waggle.yml:1: collections.a.proxy_protocol: this is not built yet, and without it the addresses that the front proxy tells would be read as requests; set it to false and let the front proxy send X-Forwarded-For"},
 		{"merge of nothing", "xds: {<<: 1}\n", "waggle.yml:1: xds.<<: only keys with values can be merged; write <<: *name"},
 		{"own ancestor", "collections: &a {a: {fleet: *a}}\n", "waggle.yml:1: collections.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet: the document is too large or too deep here once its aliases are expanded; write it out without aliases (*name)"},
@@ -213,7 +214,7 @@ func TestEnvironment(t *testing.T) {
 	_, _, err = Parse(nil, []string{"WAGGLE_XDS_INSECURE=perhaps", "WAGGLE_ADMIN_ADDRESS=:1", "WAGGLE_XDS_TLS_CA=/ca.pem"})
 	require.ErrorContains(t, err, `WAGGLE_XDS_INSECURE: xds.insecure: "perhaps" is neither true nor false`)
 	require.ErrorContains(t, err, "WAGGLE_ADMIN_ADDRESS: admin.address: :1 can be reached")
-	require.ErrorContains(t, err, "xds.tls: TLS of the channel is not built yet")
+	require.ErrorContains(t, err, "xds.tls: the file with the control plane's certificate is missing")
 }
 
 func texts(notices []Notice) []string {
@@ -228,6 +229,10 @@ func TestServable(t *testing.T) {
 	c, _, err := Parse(nil, nil)
 	require.NoError(t, err)
 	require.ErrorContains(t, c.Servable(), "WAGGLE_XDS_INSECURE=true")
+	c, _, err = Parse([]byte("xds: {tls: {ca: a, cert: b, key: c}}\n"), nil)
+	require.NoError(t, err)
+	require.Equal(t, &TLS{CA: "a", Cert: "b", Key: "c"}, c.XDS.TLS)
+	require.NoError(t, c.Servable())
 }
 
 func TestForCollections(t *testing.T) {

@@ -1,6 +1,6 @@
 package config
 
-import "fmt"
+import "errors"
 
 // unbuilt looks at the keys that the format has and this version does not serve.
 // One that is used gives a notice, or an error where it would be unsafe to go on
@@ -11,10 +11,6 @@ func (r *reader) unbuilt(c *Config) []Notice {
 		if used {
 			notices = append(notices, Notice{Where: r.at(key), Key: key, Text: "this is not built yet and has no effect", WayOut: instead})
 		}
-	}
-	if c.XDS.TLS != nil {
-		r.fail("xds.tls", "TLS of the channel is not built yet, and proxies that expect it would not be served",
-			"drop the key and set xds.insecure: true on a network that only the proxies are on")
 	}
 	plain := base()
 	if len(c.Swarm.ComposeProjects) > 0 && c.Swarm.Source != "compose" {
@@ -35,7 +31,6 @@ func (r *reader) unbuilt(c *Config) []Notice {
 		without(len(coll.TCPPorts) > 0, at+"tcp_ports", "nothing listens there")
 		without(len(coll.UDPPorts) > 0, at+"udp_ports", "nothing listens there")
 		without(len(coll.TrustedProxies) > 0, at+"trusted_proxies", "X-Forwarded-For is believed from nobody")
-		without(coll.AccessLog, at+"access_log", "nothing is logged")
 		without(coll.Routes == "vhds", at+"routes", "rds is used")
 		without(len(coll.Fleet) > 0, at+"fleet", "run the proxies as a service of your own")
 	}
@@ -50,7 +45,7 @@ func (c Certificates) used() bool {
 // channel needs TLS, or the word of the operator that it goes without.
 func (c *Config) Servable() error {
 	if c.XDS.TLS == nil && !c.XDS.Insecure {
-		return fmt.Errorf("the channel to the proxies has no TLS: give xds.tls {ca, cert, key} (once it is built), or, only on a network of its own, xds.insecure: true (WAGGLE_XDS_INSECURE=true)")
+		return errors.New("the channel to the proxies has no TLS: give xds.tls {ca, cert, key} (`waggle ca init` and `waggle ca issue` make them), or, only on a network of its own, xds.insecure: true (WAGGLE_XDS_INSECURE=true)")
 	}
 	return nil
 }

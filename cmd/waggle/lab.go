@@ -12,6 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab"
 	"github.com/waggle-lb/waggle/watcher"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 func labCommand() *cobra.Command {
@@ -73,7 +74,7 @@ func labControlPlane(log *slog.Logger) lab.ControlPlane {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			if err := (controlPlane{cfg: cfg, source: src, xds: xds, admin: adminLis, log: log}).run(ctx); err != nil && ctx.Err() == nil {
+			if err := (controlPlane{cfg: cfg, guard: identity.Insecure(), source: src, xds: xds, admin: adminLis, log: log}).run(ctx); err != nil && ctx.Err() == nil {
 				log.Error("the lab's control plane ended", "error", err)
 			}
 		}()

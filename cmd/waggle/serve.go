@@ -19,6 +19,7 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/filewatch"
 	"github.com/waggle-lb/waggle/xds"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 func serveCommand() *cobra.Command {
@@ -45,8 +46,9 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 			if err != nil {
 				return err
 			}
-			if !cfg.XDS.Insecure {
-				return errors.New("the channel to the proxies has no TLS: give xds.tls in waggle.yml, or, on a network that is yours alone, set WAGGLE_XDS_INSECURE=true")
+			guard, err := newGuard(cfg, log)
+			if err != nil {
+				return err
 			}
 			src := newSource(cfg, log)
 			if err := src.Check(cmd.Context()); err != nil {
@@ -61,10 +63,26 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 				return errors.Join(err, xdsLis.Close())
 			}
 			log.Info("serving", "xds", xdsLis.Addr(), "admin", adminLis.Addr(), "source", src.Name(), "collections", len(cfg.Collections))
-			log.Warn("xds.insecure: proxies are believed what their node ID says; use it on a network that is yours alone")
-			return controlPlane{cfg: cfg, path: path, file: file, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
+			return controlPlane{cfg: cfg, guard: guard, path: path, file: file, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
 		},
 	}
+}
+
+// newGuard is what stands at the door of the channel: mutual TLS, unless the operator
+// said that it goes without.
+func newGuard(cfg *config.Config, log *slog.Logger) (*identity.Guard, error) {
+	if err := cfg.Servable(); err != nil {
+		return nil, err
+	}
+	if cfg.XDS.TLS == nil {
+		log.Warn("xds.insecure: proxies are believed what their node ID says; use it on a network that is yours alone")
+		return identity.Insecure(), nil
+	}
+	guard, err := identity.TLS(identity.Files{CA: cfg.XDS.TLS.CA, Cert: cfg.XDS.TLS.Cert, Key: cfg.XDS.TLS.Key}, identity.Options{Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("xds.tls: %w", err)
+	}
+	return guard, nil
 }
 
 // listen opens a TCP address that the configuration names by key.
@@ -84,6 +102,7 @@ type controlPlane struct {
 	cfg        *config.Config
 	path       string           // of the operator's file
 	file       *filewatch.Watch // of path; nil: nothing to reload
+	guard      *identity.Guard
 	source     watcher.Source
 	xds, admin net.Listener
 	log        *slog.Logger
@@ -91,7 +110,7 @@ type controlPlane struct {
 
 // run serves until ctx ends. It closes both listeners.
 func (p controlPlane) run(ctx context.Context) error {
-	server := xds.New(xds.Options{Logger: p.log, Identifier: replica()})
+	server := xds.New(xds.Options{Guard: p.guard, Logger: p.log, Identifier: replica()})
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -111,6 +130,7 @@ func (p controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return loop.Run(ctx) })
 	g.Go(func() error { return p.source.Run(ctx, loop.Update) })
 	g.Go(func() error { return server.Serve(ctx, p.xds) })
+	g.Go(func() error { p.guard.Run(ctx); return nil })
 	g.Go(func() error { return admin.Serve(ctx, p.admin, handler) })
 	if p.file != nil {
 		g.Go(func() error { return reload(ctx, p.path, p.file, p.cfg, loop, p.log) })

@@ -19,6 +19,7 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
 	"github.com/waggle-lb/waggle/xds/envoylike"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 // still is a source with one picture, which it can have trouble with.
@@ -56,7 +57,7 @@ func serveStack(t *testing.T, stack, token string, trouble error) (api, xds stri
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- controlPlane{
+		ended <- controlPlane{guard: identity.Insecure(),
 			cfg: cfg, source: still{picture, trouble}, admin: lis[0], xds: lis[1], log: slog.New(slog.DiscardHandler),
 		}.run(ctx)
 	}()
