@@ -103,12 +103,17 @@ type channelTLS struct {
 }
 
 func (c *channelTLS) flags(f *pflag.FlagSet) {
-	f.StringVar(&c.tls.Directory, "tls", "", "the directory with the proxy's certificate, key and authority (tls.crt, tls.key, ca.crt), as «waggle ca issue» makes it")
-	f.StringVar(&c.tls.Cert, "tls-cert", "", "another certificate file: a name in --tls, or an absolute path")
-	f.StringVar(&c.tls.Key, "tls-key", "", "another key file, in the directory of the certificate")
-	f.StringVar(&c.tls.CA, "tls-ca", "", "another file with the authority")
-	f.StringVar(&c.tls.ServerName, "tls-server-name", "", "the DNS name in the control plane's certificate (default: waggle)")
+	tlsFlags(f, &c.tls)
 	f.BoolVar(&c.insecure, "insecure", false, "speak to the control plane without TLS; only on a network that is yours alone")
+}
+
+// tlsFlags say where a proxy finds its identity.
+func tlsFlags(f *pflag.FlagSet, t *bootstrap.TLS) {
+	f.StringVar(&t.Directory, "tls", "", "the directory with the proxy's certificate, key and authority (tls.crt, tls.key, ca.crt), as «waggle ca issue» makes it")
+	f.StringVar(&t.Cert, "tls-cert", "", "another certificate file: a name in --tls, or an absolute path")
+	f.StringVar(&t.Key, "tls-key", "", "another key file, in the directory of the certificate")
+	f.StringVar(&t.CA, "tls-ca", "", "another file with the authority")
+	f.StringVar(&t.ServerName, "tls-server-name", "", "the DNS name in the control plane's certificate (default: waggle)")
 }
 
 // options is nil for a channel without TLS, which must have been asked for.
