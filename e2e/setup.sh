@@ -39,6 +39,11 @@ have python3 || packages+=(python3-pip)
 have gcc || packages+=(libc6-dev)
 [ -s /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 
+# docker-compose.yml is tried with either generation of Compose: v2, a plugin of the
+# client, where the machine has it, else Debian's package of the first.
+has_compose() { docker compose version >/dev/null 2>&1 || have docker-compose; }
+has_compose || packages+=(docker-compose)
+
 have go || die "no Go toolchain in PATH: install the Go version that go.mod names, then try again"
 
 if [ ${#packages[@]} -eq 0 ]; then
@@ -99,5 +104,6 @@ for need in "${needs[@]}" "docker docker-cli"; do
 	read -r command package <<<"$need"
 	have "$command" || die "package $package is installed, but there is no command $command in $PATH"
 done
+has_compose || die "package docker-compose is installed, but there is no command docker-compose in $PATH"
 rm -f "$log"
 say "done; the Docker Engine is installed, and neither started nor enabled"
