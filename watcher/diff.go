@@ -91,6 +91,7 @@ func shareTasks(old, m map[string][]*Task) map[string][]*Task {
 		// Tasks keep their place as long as none comes or goes before them: look
 		// there first, and make an index only where that does not hold.
 		byID = nil
+		mine := false // the list may be somebody else's too: it is copied before it is changed
 		for i, t := range ts {
 			var o *Task
 			if i < len(os) && os[i].ID == t.ID {
@@ -104,9 +105,14 @@ func shareTasks(old, m map[string][]*Task) map[string][]*Task {
 				}
 				o = byID[t.ID]
 			}
-			if o != nil && equalTasks(o, t) {
-				ts[i] = o
+			if o == nil || o == t || !equalTasks(o, t) {
+				continue
 			}
+			if !mine {
+				ts, mine = slices.Clone(ts), true
+				m[service] = ts
+			}
+			ts[i] = o
 		}
 		if slices.Equal(os, ts) {
 			m[service] = os

@@ -161,13 +161,19 @@ func (l *loop) switched(via string) {
 	}
 }
 
-// impatient goes on with lists: push has not told anything in time.
+// impatient is called when push has not told in time what it was waited for. Lists
+// go on, and push is asked again later: its answer begins another switch.
 func (l *loop) impatient() {
-	if l.poller == 0 && l.via != watcher.ViaSwarmKit && !l.pushOnly() {
+	switch {
+	case l.via == watcher.ViaSwarmKit || l.pushOnly():
+	case l.poller == 0:
 		if l.turning != 0 {
 			l.turning, l.notYet = 0, time.Now().Add(l.Timing.PushRetry)
+			l.patience.Reset(l.Timing.PushRetry)
 		}
 		l.poll()
+	default:
+		l.ask()
 	}
 }
 

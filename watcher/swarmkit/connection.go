@@ -78,7 +78,7 @@ func (t *Tasks) open(ctx context.Context, from *api.Version, budget time.Duratio
 	limit := time.AfterFunc(budget, s.cancel)
 	first, err := s.establish(from)
 	if !limit.Stop() {
-		err = context.DeadlineExceeded
+		err = slowError(budget)
 	}
 	if err != nil {
 		s.close()
@@ -118,6 +118,11 @@ func (s *stream) establish(from *api.Version) (first *api.WatchMessage, err erro
 	}
 	return s.watch.Recv()
 }
+
+// slowError is the lack of an answer for so long.
+type slowError time.Duration
+
+func (e slowError) Error() string { return "no answer within " + time.Duration(e).String() }
 
 var errBroken = errors.New("the connection is broken")
 
@@ -161,12 +166,15 @@ var (
 
 // list asks for all tasks that are to be in one of these states. The Swarm's leader
 // answers, whichever manager is asked; without a leader there is no answer.
-func (s *stream) list(ctx context.Context, desired []api.TaskState) ([]*api.Task, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.Timing.Timeout)
+func (s *stream) list(ctx context.Context, desired []api.TaskState, budget time.Duration) ([]*api.Task, error) {
+	limited, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
-	r, err := api.NewControlClient(s.conn).ListTasks(ctx, &api.ListTasksRequest{Filters: &api.ListTasksRequest_Filters{DesiredStates: desired}})
-	if err != nil {
-		return nil, s.sentence(err)
+	r, err := api.NewControlClient(s.conn).ListTasks(limited, &api.ListTasksRequest{Filters: &api.ListTasksRequest_Filters{DesiredStates: desired}})
+	switch {
+	case err == nil:
+		return r.Tasks, nil
+	case limited.Err() != nil && ctx.Err() == nil:
+		err = slowError(budget)
 	}
-	return r.Tasks, nil
+	return nil, s.sentence(err)
 }

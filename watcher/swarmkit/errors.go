@@ -1,7 +1,6 @@
 package swarmkit
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -46,6 +46,7 @@ func (t *Tasks) explain(err error) string {
 	}
 	var handshake *handshakeError
 	var silent *silentError
+	var slow slowError
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Sprintf("there is no control socket at %s: %s; run Waggle on a manager, and in a container mount the directory %s", socket, managers, dir)
@@ -58,8 +59,8 @@ func (t *Tasks) explain(err error) string {
 		return fmt.Sprintf("nobody listens on the control socket %s: %s; run Waggle on a manager, and in a container mount the directory %s, not the file", socket, managers, dir)
 	case errors.As(err, &silent):
 		return fmt.Sprintf("the stream of the control socket %s has gone silent (%s); it is opened anew", socket, flat(text))
-	case errors.Is(err, context.DeadlineExceeded), status.Code(err) == codes.DeadlineExceeded:
-		return fmt.Sprintf("the control socket %s did not answer within %v; look at dockerd's log and load, and whether a majority of the managers is there", socket, t.Timing.Timeout)
+	case errors.As(err, &slow):
+		return fmt.Sprintf("the control socket %s did not answer within %v; look at dockerd's log and load, and whether a majority of the managers is there", socket, time.Duration(slow).Round(time.Millisecond))
 	case errors.As(err, &handshake):
 		return fmt.Sprintf("the control socket %s does not speak TLS as dockerd does (%s); check swarm.control_socket", socket, flat(handshake.err.Error()))
 	case status.Code(err) == codes.Unimplemented:

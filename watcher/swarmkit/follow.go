@@ -103,7 +103,7 @@ func (c *checker) begin(ctx context.Context, question uint64) {
 	c.asking, question, c.waiting = true, c.waiting, 0
 	c.book.checkBegins()
 	c.work.Go(func() {
-		tasks, err := c.list(ctx, checked)
+		tasks, err := c.list(ctx, checked, c.Timing.Timeout)
 		c.lists <- listed{tasks, question, err}
 	})
 }

@@ -79,7 +79,7 @@ func (t *Tasks) Check(ctx context.Context) error {
 		return err
 	}
 	defer s.close()
-	_, err = s.list(ctx, checked)
+	_, err = s.list(ctx, checked, t.Timing.Timeout)
 	return err
 }
 
@@ -140,9 +140,7 @@ func (t *Tasks) once(ctx context.Context, b *book, resume bool, budget time.Dura
 	}
 	defer s.close()
 	if from == nil {
-		limited, cancel := context.WithTimeout(ctx, budget)
-		tasks, err := s.list(limited, whole)
-		cancel()
+		tasks, err := s.list(ctx, whole, budget)
 		if err != nil {
 			return err
 		}

@@ -320,7 +320,7 @@ func TestACutStreamIsTakenUp(t *testing.T) {
 			m.Follow(follower)
 			m.Put("web", "a", nil)
 			o := quick(m)
-			o.Timing.Grace = 20 * time.Millisecond // how long the first stream must have lived
+			o.Timing.Grace = 500 * time.Millisecond // how long the first stream must have lived
 			f := start(t, m, o)
 			f.has("a:ready")
 			m.Put("web", "b", nil)
