@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/xds"
+	"github.com/waggle-lb/waggle/xds/identity"
 )
 
 // Loop is what translates and publishes. *control.Control is one.
@@ -46,6 +47,8 @@ type APIOptions struct {
 	// Source names the source in use; it may change while the control plane runs.
 	Source func() string
 	Facts  Facts
+	// Channel tells how the door of the channel is; nil: nothing is told.
+	Channel func() identity.Status
 	// Look is how often readers of events have the proxies looked at; default 250 ms.
 	Look time.Duration
 }

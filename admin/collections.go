@@ -27,6 +27,10 @@ func (a *API) Status() api.Status {
 		Config: api.Config{Error: text(s.ConfigError)},
 		Builds: s.Builds, LastBuild: when(s.LastBuild),
 	}
+	if a.o.Channel != nil {
+		c := a.o.Channel()
+		out.Channel = api.Channel{CertificateEnds: when(c.NotAfter), Error: text(c.Problem), Refused: c.Refused, LastRefusal: text(c.LastRefusal)}
+	}
 	if s.Config != nil {
 		out.Config.Hash = s.Config.Hash()
 	}

@@ -24,10 +24,22 @@ type Status struct {
 	NotReady string `json:"not_ready"` // why it is not
 	// Insecure: proxies are believed what their node ID says.
 	Insecure  bool       `json:"insecure"`
+	Channel   Channel    `json:"channel"`
 	Source    Source     `json:"source"`
 	Config    Config     `json:"config"`
 	Builds    uint64     `json:"builds"`
 	LastBuild *time.Time `json:"last_build"`
+}
+
+// Channel is how proxies prove who they are.
+type Channel struct {
+	// CertificateEnds is when the control plane's own certificate does; null without TLS.
+	CertificateEnds *time.Time `json:"certificate_ends"`
+	// Error says why the newest certificate files are not in use; the ones before are.
+	Error string `json:"error"`
+	// Refused counts clients since the start that could not prove who they are.
+	Refused     uint64 `json:"refused"`
+	LastRefusal string `json:"last_refusal"`
 }
 
 // Source is where what runs is read from.

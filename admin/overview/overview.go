@@ -159,7 +159,7 @@ func (r Replica) rank() int {
 		return 0
 	case r.Status == nil:
 		return 1
-	case !r.Status.Ready || r.Status.Config.Error != "":
+	case !r.Status.Ready || r.Status.Config.Error != "" || r.Status.Channel.Error != "":
 		return 2
 	}
 	return 3

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/waggle-lb/waggle/secrets/ca"
 	"github.com/waggle-lb/waggle/translate/labels"
 )
 
@@ -37,6 +38,12 @@ func (o *Overview) wrong() []string {
 		}
 		if !s.Ready {
 			say("%s is not ready: %s", r.API, s.NotReady)
+		}
+		if s.Channel.Error != "" {
+			say("%s does not use its newest certificate, the one before stays in force: %s", r.API, s.Channel.Error)
+		}
+		if end := s.Channel.CertificateEnds; end != nil && end.Before(s.Now.Add(ca.RenewBefore)) {
+			say("the certificate of %s ends at %s: issue it again with «waggle ca issue»", r.API, end.UTC().Format(time.DateTime))
 		}
 		if s.Config.Error != "" {
 			say("%s does not use its newest configuration, the one before stays in force: %s", r.API, s.Config.Error)

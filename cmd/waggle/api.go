@@ -13,7 +13,7 @@ import (
 // newAPI is the API of a control plane, on its rooms.
 func (p controlPlane) newAPI(loop *control.Control, server *xds.Server) *admin.API {
 	return admin.NewAPI(admin.APIOptions{
-		Loop: loop, Server: server, Source: p.source.Name,
+		Loop: loop, Server: server, Source: p.source.Name, Channel: p.guard.Status,
 		Facts: admin.Facts{
 			Replica: replica(), Version: version, Revision: revision(), Started: time.Now(), Insecure: p.cfg.XDS.Insecure,
 		},

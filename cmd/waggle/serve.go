@@ -113,7 +113,7 @@ func (p controlPlane) run(ctx context.Context) error {
 	server := xds.New(xds.Options{Guard: p.guard, Logger: p.log, Identifier: replica()})
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(server, loop, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if c, ok := p.source.(prometheus.Collector); ok {
 		metrics.MustRegister(c)
 	}
