@@ -113,6 +113,11 @@ var cases = map[string][]answer{
 		}),
 		{api: "cp4:19000", err: context.DeadlineExceeded},
 	},
+	// Certificates are what everybody forgets.
+	"certificate": {with(replica("cp1"), func(a *answer) {
+		end := epoch.Add(9 * 24 * time.Hour)
+		a.status.Channel = api.Channel{CertificateEnds: &end, Error: "tls.crt and tls.key do not belong together"}
+	})},
 	// Text of others must not reach the terminal as it is.
 	"hostile": {with(replica("cp1"), func(a *answer) {
 		a.problems.Problems = []api.Problem{{
