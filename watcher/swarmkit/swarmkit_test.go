@@ -544,22 +544,3 @@ func TestWhoListensSlowlyGetsTheNewest(t *testing.T) {
 	cancel()
 	require.NoError(t, <-ended)
 }
-
-func TestNothingIsKeptOfTasksThatAreGone(t *testing.T) {
-	b := newBook()
-	b.reset(nil)
-	for i := range 1000 {
-		task := &api.Task{
-			ID: fmt.Sprint(i), ServiceID: "web", DesiredState: api.TaskStateRunning, Status: api.TaskStatus{State: api.TaskStateRunning},
-			Spec: api.TaskSpec{Runtime: &api.TaskSpec_Container{Container: &api.ContainerSpec{}}}, Meta: api.Meta{Version: api.Version{Index: uint64(i + 1)}},
-		}
-		require.True(t, b.event(api.WatchActionKindCreate, task))
-		require.True(t, b.event(api.WatchActionKindRemove, task))
-		if i%10 == 9 {
-			b.checkBegins()
-		}
-	}
-	require.Empty(t, b.tasks)
-	require.Empty(t, b.byService)
-	require.LessOrEqual(t, len(b.past)+len(b.older), 20)
-}
