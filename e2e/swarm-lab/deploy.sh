@@ -1,15 +1,16 @@
 # deploy.sh: networks, platform and applications; sourced by lab.sh.
 
+# deploy goes by deploy/README.md, with the files there.
 deploy() {
-	local dir=$LAB/platform c
-	mkdir -p "$dir"
-	for c in "${COLLECTIONS[@]}"; do
-		# {{.Task.ID}} is filled in by Swarm: the control plane sees which task is connected.
-		"$WAGGLE" bootstrap --collection "$c" --xds waggle:18000 --node-id "$c/{{.Task.ID}}" >"$dir/bootstrap-$c.yaml"
-		d 1 network create --driver overlay --attachable "$c-edge" >/dev/null
-	done
-	cp "$HERE/waggle.yml" "$dir/waggle.yml"
-	WGL_DIR=$dir stack_deploy edge "$HERE/platform.yml"
+	local c
+	for c in "${COLLECTIONS[@]}"; do d 1 network create --driver overlay --attachable "$c-edge" >/dev/null; done
+	identities
+	# Here dockerd cannot raise what this shell may not.
+	local files
+	files=$(ulimit -Hn)
+	[ "$files" != unlimited ] && [ "$files" -lt 131072 ] || files=131072
+	WAGGLE_IMAGE=wgl/waggle:lab WAGGLE_ENVOY_IMAGE=wgl/proxy:lab WAGGLE_CA=$LAB/ca WAGGLE_NOFILE=$files \
+		stack_deploy edge "$ROOT/deploy/stack.yml"
 	until_true 120 "the platform to run" converged
 	step "platform runs"
 	if [ "$APPS" != none ]; then
@@ -23,6 +24,13 @@ deploy() {
 	for address in $(edges); do until_true 60 "the Envoy at $address" answers "$address"; done
 	[ "$APPS" = none ] || until_true 60 "every service to answer at its collection's Envoy" services_answer
 	step "every Envoy answers"
+}
+
+# identities: an authority of this lab's own, and what it issues.
+identities() {
+	local name
+	"$WAGGLE" ca init "$LAB/ca" >/dev/null
+	for name in waggle "${COLLECTIONS[@]}"; do "$WAGGLE" ca issue "$LAB/ca" "$name" >/dev/null; done
 }
 
 stack_deploy() { # stack, files…

@@ -1,5 +1,6 @@
-# images.sh: the images, without a registry or a builder: each is a directory that
-# becomes one layer; sourced by lab.sh.
+# images.sh: the images, without a registry: what deploy/Dockerfile makes and a public
+# image of Envoy are a directory each, that becomes one layer; the proxies' image is
+# built by deploy/Dockerfile.envoy from the two. Sourced by lab.sh.
 
 images_rootfs() {
 	local root=$LAB/images
@@ -8,6 +9,7 @@ images_rootfs() {
 	printf 'root:x:0:\nenvoy:x:101:\nnogroup:x:65534:\n' | tee "$root/waggle/etc/group" >"$root/envoy/etc/group"
 
 	cp "$WAGGLE" "$root/waggle/waggle"
+	install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/waggle/etc/ssl/certs/ca-certificates.crt"
 
 	# Envoy is linked against glibc: the binary, the libraries it names with their loader, and the authorities for TLS.
 	cp "$ENVOY" "$root/envoy/usr/local/bin/envoy"
@@ -19,7 +21,7 @@ images_rootfs() {
 	chmod 1777 "$root/envoy/tmp"
 }
 
-# images_load N: the three images into node N.
+# images_load N: the images into node N, but for the proxies'.
 images_load() {
 	import() { # tag, directory, changes…
 		local tag=$1 root=$LAB/images/$2 changes=() change
@@ -28,7 +30,18 @@ images_load() {
 		tar -C "$root" --owner=0 --group=0 -c . | d "$n" import "${changes[@]}" - "$tag" >/dev/null
 	}
 	local n=$1
-	import wgl/waggle:lab waggle 'ENTRYPOINT ["/waggle"]' 'ENV PATH=/'
+	import wgl/waggle:lab waggle 'ENTRYPOINT ["/waggle"]' 'CMD ["serve"]' 'USER 65532:65532' 'ENV PATH=/'
 	import wgl/echo:lab waggle 'ENTRYPOINT ["/waggle","echo"]' 'USER 65534:65534' 'ENV PATH=/'
 	import wgl/envoy:lab envoy 'ENTRYPOINT ["/usr/local/bin/envoy"]' 'CMD ["-c","/etc/envoy/envoy.yaml"]' 'USER 101:101' 'ENV PATH=/usr/local/bin'
+}
+
+# images_proxy N: the proxies' image, on node N. The builder of old, which every Docker
+# has, runs nothing here: it copies.
+images_proxy() {
+	local out
+	out=$(DOCKER_BUILDKIT=0 d "$1" build -t wgl/proxy:lab -f "$ROOT/deploy/Dockerfile.envoy" \
+		--build-arg WAGGLE_IMAGE=wgl/waggle:lab --build-arg ENVOY_IMAGE=wgl/envoy:lab "$ROOT/deploy" 2>&1) || {
+		echo "$out" >&2
+		return 1
+	}
 }

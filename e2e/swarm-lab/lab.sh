@@ -74,9 +74,9 @@ up() {
 	nodes_up
 	local pids=()
 	images_rootfs
-	for n in "${NODES[@]}"; do images_load "$n" & pids+=($!); done
+	for n in "${NODES[@]}"; do { images_load "$n" && images_proxy "$n"; } & pids+=($!); done
 	swarm_up
-	for pid in "${pids[@]}"; do wait "$pid" || die "could not import the images (see above)"; done
+	for pid in "${pids[@]}"; do wait "$pid" || die "could not make the images (see above)"; done
 	step "images in every node"
 	deploy
 	table
