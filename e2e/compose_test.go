@@ -122,7 +122,7 @@ func startCompose(t *testing.T) *composed {
 	if os.Getuid() != 0 {
 		t.Fatal("a private Docker Engine needs root (network namespaces, dockerd): run make test as root; what needs none: make unit")
 	}
-	c := &composed{t: t, engine: &swarm{t: t, dir: "/run/wgl"}, command: []string{"docker", "compose"}}
+	c := &composed{t: t, engine: &swarm{t: t, dir: "/run/wge"}, command: []string{"docker", "compose"}}
 	if exec.CommandContext(t.Context(), "docker", "compose", "version").Run() != nil {
 		c.command = []string{"docker-compose"}
 		if _, err := exec.LookPath("docker-compose"); err != nil {
@@ -236,7 +236,7 @@ func (c *composed) get(collection, host string) (answer, error) {
 	res, err := (&http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dialIn(ctx, "/var/run/netns/wgl1", network, address)
+			return dialIn(ctx, "/var/run/netns/wge1", network, address)
 		},
 	}).RoundTrip(req)
 	if err != nil {

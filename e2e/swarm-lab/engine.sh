@@ -2,11 +2,12 @@
 # engine.sh: one plain Docker Engine without a Swarm, in namespaces of its own, with
 # the images of the lab: where docker-compose.yml is tried.
 #
-#   up             the engine and the images; its socket is /run/wgl/n1/run/docker.sock
-#   down           away again (lab.sh down does the same)
+#   up             the engine and the images; its socket is /run/wge/n1/run/docker.sock
+#   down           away again
 #
-# It is node 1 of lab.sh without the others, and takes the lab's place: one of them
-# at a time. Needs and settings are those of lab.sh.
+# It is made like a node of lab.sh, under a name and on a network of its own: it may
+# run beside the lab, and neither takes the other down. Needs and settings are those
+# of lab.sh, but for the network: WGL_ENGINE_NET (10.79.0).
 set -euo pipefail
 exec 3>&2
 
@@ -16,10 +17,10 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 unset DOCKER_HOST DOCKER_CONTEXT DOCKER_TLS_VERIFY DOCKER_CERT_PATH
 
 # What nodes.sh and images.sh want to know; as in lab.sh.
-P=wgl
+P=wge
 LAB=/run/$P
 DISK=/var/lib/$P
-NET=${WGL_NET:-10.77.0}
+NET=${WGL_ENGINE_NET:-10.79.0}
 STORE=${WGL_STORE:-tmpfs}
 DRIVER=${WGL_DRIVER:-overlay2}
 NODES=(1)

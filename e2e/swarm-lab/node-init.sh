@@ -26,5 +26,5 @@ rm -f /etc/resolv.conf
 echo nameserver 127.0.0.1 >/etc/resolv.conf
 
 # cgroupfs and a parent of our own: nothing of these containers is systemd's, and what they leave behind can be found.
-dockerd --storage-driver "$driver" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent /wgl &
+dockerd --storage-driver "$driver" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/${name%%[0-9]*}" &
 wait $!
