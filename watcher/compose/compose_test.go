@@ -1,11 +1,9 @@
 package compose
 
 import (
-	"context"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/engine/fakedocker"
+	"github.com/waggle-lb/waggle/watcher/watchtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,85 +34,19 @@ func quick(f *fake) Options {
 	}
 }
 
-// watch is a running source. Every update it emits is checked for what must always hold.
-type watch struct {
-	t       *testing.T
-	updates chan watcher.Update
-	last    watcher.Update
-}
+// watch is a running source.
+type watch struct{ *watchtest.Watch }
 
-func start(t *testing.T, o Options) *watch {
+func start(t *testing.T, o Options) watch {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	w := &watch{t: t, updates: make(chan watcher.Update, 10_000)}
-	ended := make(chan error, 1)
-	go func() { ended <- New(o).Run(ctx, func(u watcher.Update) { w.updates <- u }) }()
-	t.Cleanup(sync.OnceFunc(func() {
-		cancel()
-		require.NoError(t, <-ended)
-	}))
-	return w
-}
-
-// until takes updates up to one that is as wanted.
-func (w *watch) until(what string, ok func(watcher.Update) bool) watcher.Update {
-	w.t.Helper()
-	deadline := time.After(10 * time.Second)
-	for {
-		select {
-		case u := <-w.updates:
-			w.check(u)
-			w.last = u
-			if ok(u) {
-				return u
-			}
-		case <-deadline:
-			require.FailNowf(w.t, "it did not come to this", "%s; last update: %+v", what, w.last)
-		}
-	}
-}
-
-func (w *watch) check(u watcher.Update) {
-	w.t.Helper()
-	if u.Err != nil {
-		require.NotContains(w.t, u.Err.Error(), "\n")
-		require.Contains(w.t, u.Err.Error(), "; ", "a sentence and the way out")
-	} else {
-		require.NotNil(w.t, u.Picture)
-	}
-	if u.Picture == nil {
-		require.Nil(w.t, w.last.Picture, "a picture that was told stays")
-		require.True(w.t, u.Changes.Empty())
-		require.False(w.t, u.Full)
-		return
-	}
-	require.Equal(w.t, watcher.Diff(w.last.Picture, u.Picture), u.Changes)
-	require.False(w.t, u.At.IsZero(), "the time of the last success")
-	if u.Changes.Empty() && w.last.Picture != nil {
-		require.Same(w.t, w.last.Picture, u.Picture, "nothing new is the same picture")
-	}
+	return watch{watchtest.Start(t, New(o))}
 }
 
 // tasks waits until a service has these, as "id:ready" and the like.
-func (w *watch) tasks(service string, want ...string) watcher.Update {
-	w.t.Helper()
-	return w.until(service+" has "+strings.Join(want, " "), func(u watcher.Update) bool {
-		return u.Picture != nil && u.Picture.Services[service] != nil && slices.Equal(tasks(u.Picture, service), want)
+func (w watch) tasks(service string, want ...string) watcher.Update {
+	return w.Until(service+" has "+strings.Join(want, " "), func(u watcher.Update) bool {
+		return u.Picture != nil && u.Picture.Services[service] != nil && slices.Equal(watchtest.Tasks(u.Picture, service), want)
 	})
-}
-
-func tasks(p *watcher.Picture, service string) (out []string) {
-	for _, t := range p.Tasks[service] {
-		is := "coming"
-		switch {
-		case t.Ready():
-			is = "ready"
-		case t.Leaving():
-			is = "leaving"
-		}
-		out = append(out, t.ID+":"+is)
-	}
-	return out
 }
 
 func TestTheFirstUpdateIsEverything(t *testing.T) {
@@ -133,7 +66,7 @@ func TestTheFirstUpdateIsEverything(t *testing.T) {
 	f.run(composed("shop", "web", 2, "com.docker.lb.hosts", "shop.localhost"))
 	f.run(fakeContainer{id: "0123456789abcdef", name: "alone", labels: map[string]string{"lb.hosts": "alone.localhost", "com.docker.stack.namespace": "shop"}, networks: map[string]string{"bridge": "172.17.0.9"}})
 
-	u := start(t, quick(f)).until("the first picture", func(u watcher.Update) bool { return u.Picture != nil })
+	u := start(t, quick(f)).Until("the first picture", func(u watcher.Update) bool { return u.Picture != nil })
 	require.True(t, u.Full)
 	require.True(t, u.Changes.All)
 	want := &watcher.Picture{
@@ -207,7 +140,7 @@ func TestWhichContainersCount(t *testing.T) {
 	f.run(fakeContainer{id: "alone"})
 
 	names := func(o Options) (ids []string) {
-		for id := range start(t, o).until("a picture", func(u watcher.Update) bool { return u.Picture != nil }).Picture.Services {
+		for id := range start(t, o).Until("a picture", func(u watcher.Update) bool { return u.Picture != nil }).Picture.Services {
 			ids = append(ids, id)
 		}
 		slices.Sort(ids)
@@ -278,18 +211,18 @@ func TestLeavingOutlivesLists(t *testing.T) {
 	w.tasks("shop/web", "shop-web-1:ready")
 	f.kill("shop-web-1", syscall.SIGTERM)
 	w.tasks("shop/web", "shop-web-1:leaving")
-	w.until("a list since", func(u watcher.Update) bool { return u.Full })
-	require.Equal(t, []string{"shop-web-1:leaving"}, tasks(w.last.Picture, "shop/web"))
+	w.Until("a list since", func(u watcher.Update) bool { return u.Full })
+	require.Equal(t, []string{"shop-web-1:leaving"}, watchtest.Tasks(w.Last.Picture, "shop/web"))
 	f.end("shop-web-1")
-	u := w.until("no replica is left", func(u watcher.Update) bool { return u.Picture.Services["shop/web"].Replicas == 0 })
-	require.Empty(t, tasks(u.Picture, "shop/web"))
+	u := w.Until("no replica is left", func(u watcher.Update) bool { return u.Picture.Services["shop/web"].Replicas == 0 })
+	require.Empty(t, watchtest.Tasks(u.Picture, "shop/web"))
 	f.start("shop-web-1") // docker restart
 	w.tasks("shop/web", "shop-web-1:ready")
 	f.kill("shop-web-1", syscall.SIGTERM)
 	f.end("shop-web-1")
 	f.remove("shop-web-1")
-	w.until("the service is gone", func(u watcher.Update) bool { return len(u.Picture.Services) == 0 })
-	w.until("a second list confirms it", func(u watcher.Update) bool { return u.Full && u.Changes.Empty() })
+	w.Until("the service is gone", func(u watcher.Update) bool { return len(u.Picture.Services) == 0 })
+	w.Until("a second list confirms it", func(u watcher.Update) bool { return u.Full && u.Changes.Empty() })
 }
 
 func TestAContainerMayNameItsStopSignal(t *testing.T) {
@@ -349,7 +282,7 @@ func TestANewContainerBringsNewLabels(t *testing.T) {
 	w := start(t, quick(f))
 	old := w.tasks("shop/web", "shop-web-1:ready").Picture.Services["shop/web"]
 	f.run(composed("shop", "web", 2, "lb.hosts", "new"))
-	u := w.until("the new label", func(u watcher.Update) bool { return u.Picture.Services["shop/web"].Labels["lb.hosts"] == "new" })
+	u := w.Until("the new label", func(u watcher.Update) bool { return u.Picture.Services["shop/web"].Labels["lb.hosts"] == "new" })
 	s := u.Picture.Services["shop/web"]
 	require.Equal(t, old.CreatedAt, s.CreatedAt)
 	require.NotEqual(t, old.Version, s.Version)
@@ -421,12 +354,12 @@ func TestAFailedListIsNeverAPicture(t *testing.T) {
 				good := w.tasks("shop/web", "shop-web-1:ready")
 				f.put(path, tt.bad)
 				f.run(composed("shop", "web", 2))
-				u := w.until("an error", func(u watcher.Update) bool { return u.Err != nil && strings.Contains(u.Err.Error(), tt.says) })
+				u := w.Until("an error", func(u watcher.Update) bool { return u.Err != nil && strings.Contains(u.Err.Error(), tt.says) })
 				require.Contains(t, u.Err.Error(), f.socket)
 				require.Same(t, good.Picture.Services["shop/web"], u.Picture.Services["shop/web"])
 				f.put(path, nil)
 				u = w.tasks("shop/web", "shop-web-1:ready", "shop-web-2:ready")
-				w.until("all is well", func(u watcher.Update) bool { return u.Err == nil })
+				w.Until("all is well", func(u watcher.Update) bool { return u.Err == nil })
 			})
 		}
 	}
@@ -450,11 +383,11 @@ func TestEventsMayBreakOff(t *testing.T) {
 	w.tasks("shop/web", "shop-web-1:ready")
 	f.put("/events", fakedocker.Refuse(500, "no events today"))
 	f.cutEvents()
-	w.until("it says so", func(u watcher.Update) bool { return u.Err != nil && strings.Contains(u.Err.Error(), "no events today") })
+	w.Until("it says so", func(u watcher.Update) bool { return u.Err != nil && strings.Contains(u.Err.Error(), "no events today") })
 	f.run(composed("shop", "web", 2))
 	w.tasks("shop/web", "shop-web-1:ready", "shop-web-2:ready")
 	f.put("/events", nil)
-	w.until("all is well", func(u watcher.Update) bool { return u.Err == nil })
+	w.Until("all is well", func(u watcher.Update) bool { return u.Err == nil })
 }
 
 // Without /info all works but the engine's name.

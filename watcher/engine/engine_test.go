@@ -1,13 +1,11 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +19,7 @@ import (
 
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/engine/fakedocker"
+	"github.com/waggle-lb/waggle/watcher/watchtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,92 +37,13 @@ func quick(d *fakedocker.Daemon) Options {
 	}
 }
 
-// watch is a running source. Every update it emits is checked for what must always hold.
-type watch struct {
-	t       *testing.T
-	updates chan watcher.Update
-	last    watcher.Update
-	stop    func()
-}
-
-func start(t *testing.T, o Options) *watch {
+func start(t *testing.T, o Options) *watchtest.Watch {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	w := &watch{t: t, updates: make(chan watcher.Update, 10_000)}
-	ended := make(chan error, 1)
-	go func() { ended <- New(o).Run(ctx, func(u watcher.Update) { w.updates <- u }) }()
-	w.stop = sync.OnceFunc(func() {
-		cancel()
-		require.NoError(t, <-ended)
-	})
-	t.Cleanup(w.stop)
-	return w
-}
-
-// until takes updates up to one that is as wanted.
-func (w *watch) until(what string, ok func(watcher.Update) bool) watcher.Update {
-	w.t.Helper()
-	deadline := time.After(10 * time.Second)
-	for {
-		select {
-		case u := <-w.updates:
-			w.check(u)
-			w.last = u
-			if ok(u) {
-				return u
-			}
-		case <-deadline:
-			require.FailNowf(w.t, "it did not come to this", "%s; last update: %+v", what, w.last)
-		}
-	}
-}
-
-func (w *watch) check(u watcher.Update) {
-	w.t.Helper()
-	if u.Err != nil {
-		require.NotContains(w.t, u.Err.Error(), "\n")
-		require.Contains(w.t, u.Err.Error(), "; ", "a sentence and the way out")
-	} else {
-		require.NotNil(w.t, u.Picture)
-	}
-	if u.Picture == nil {
-		require.Nil(w.t, w.last.Picture, "a picture that was told stays")
-		require.True(w.t, u.Changes.Empty())
-		require.False(w.t, u.Full)
-		return
-	}
-	require.Equal(w.t, watcher.Diff(w.last.Picture, u.Picture), u.Changes, "no other change than what could be read")
-	require.False(w.t, u.At.IsZero(), "the time of the last success")
-}
-
-// picture waits for one that is as wanted, whether or not something else cannot be read.
-func (w *watch) picture(what string, ok func(*watcher.Picture) bool) watcher.Update {
-	w.t.Helper()
-	return w.until(what, func(u watcher.Update) bool { return u.Picture != nil && ok(u.Picture) })
-}
-
-func (w *watch) fails(with string) watcher.Update {
-	w.t.Helper()
-	return w.until("an error with "+with, func(u watcher.Update) bool { return u.Err != nil && strings.Contains(u.Err.Error(), with) })
-}
-
-// tasks lists the tasks of a service as "id:ready" and the like.
-func tasks(p *watcher.Picture, service string) (out []string) {
-	for _, t := range p.Tasks[service] {
-		is := "coming"
-		switch {
-		case t.Ready():
-			is = "ready"
-		case t.Leaving():
-			is = "leaving"
-		}
-		out = append(out, t.ID+":"+is)
-	}
-	return out
+	return watchtest.Start(t, New(o))
 }
 
 func has(p *watcher.Picture, service string, want ...string) bool {
-	return slices.Equal(tasks(p, service), want)
+	return slices.Equal(watchtest.Tasks(p, service), want)
 }
 
 func TestTheFirstUpdateIsEverything(t *testing.T) {
@@ -178,7 +98,7 @@ func TestTheFirstUpdateIsEverything(t *testing.T) {
 	d.PutSecret("key")
 
 	w := start(t, quick(d))
-	u := w.picture("the first picture", func(*watcher.Picture) bool { return true })
+	u := w.Picture("the first picture", func(*watcher.Picture) bool { return true })
 	require.True(t, u.Changes.All)
 	require.True(t, u.Full)
 	for _, s := range u.Picture.Services {
@@ -237,33 +157,33 @@ func TestTheLifeOfATask(t *testing.T) {
 		x.DesiredState, x.Status.State = swarm.TaskStateShutdown, swarm.TaskStateFailed
 	})
 	w := start(t, quick(d))
-	w.picture("one ready task, no history", func(p *watcher.Picture) bool { return has(p, "web", "old:ready") })
+	w.Picture("one ready task, no history", func(p *watcher.Picture) bool { return has(p, "web", "old:ready") })
 
 	// Stop-first: the new one is made before the old one is gone, and is not wanted yet.
 	d.PutTask("web", "new", func(x *swarm.Task) {
 		x.DesiredState, x.Status.State = swarm.TaskStateReady, swarm.TaskStatePreparing
 	})
 	d.Want("old", swarm.TaskStateShutdown)
-	w.picture("the old one is leaving", func(p *watcher.Picture) bool { return has(p, "web", "old:leaving") })
+	w.Picture("the old one is leaving", func(p *watcher.Picture) bool { return has(p, "web", "old:leaving") })
 	d.Want("new", swarm.TaskStateRunning)
-	w.picture("the new one is wanted", func(p *watcher.Picture) bool { return has(p, "web", "new:coming", "old:leaving") })
+	w.Picture("the new one is wanted", func(p *watcher.Picture) bool { return has(p, "web", "new:coming", "old:leaving") })
 	d.Observe("old", swarm.TaskStateShutdown)
-	w.picture("the old one has stopped", func(p *watcher.Picture) bool { return has(p, "web", "new:coming") })
+	w.Picture("the old one has stopped", func(p *watcher.Picture) bool { return has(p, "web", "new:coming") })
 	d.Observe("new", swarm.TaskStateStarting)
 	d.Observe("new", swarm.TaskStateRunning)
-	w.picture("the new one is ready", func(p *watcher.Picture) bool { return has(p, "web", "new:ready") })
+	w.Picture("the new one is ready", func(p *watcher.Picture) bool { return has(p, "web", "new:ready") })
 
 	// Scaled down: wanted removed, and then deleted.
 	d.PutTask("web", "two", func(x *swarm.Task) { x.Slot = 2 })
-	w.picture("two", func(p *watcher.Picture) bool { return has(p, "web", "new:ready", "two:ready") })
+	w.Picture("two", func(p *watcher.Picture) bool { return has(p, "web", "new:ready", "two:ready") })
 	d.Want("two", swarm.TaskStateRemove)
-	w.picture("one of them leaving", func(p *watcher.Picture) bool { return has(p, "web", "new:ready", "two:leaving") })
+	w.Picture("one of them leaving", func(p *watcher.Picture) bool { return has(p, "web", "new:ready", "two:leaving") })
 	d.RemoveTask("two")
-	w.picture("and gone", func(p *watcher.Picture) bool { return has(p, "web", "new:ready") })
+	w.Picture("and gone", func(p *watcher.Picture) bool { return has(p, "web", "new:ready") })
 
 	// A crash: the state says it before anybody wants it gone.
 	d.Observe("new", swarm.TaskStateFailed)
-	w.picture("nothing runs", func(p *watcher.Picture) bool { return has(p, "web") })
+	w.Picture("nothing runs", func(p *watcher.Picture) bool { return has(p, "web") })
 }
 
 // A leaving task that Waggle finds when it starts is there too.
@@ -272,9 +192,9 @@ func TestLeavingTasksAreSeenAtTheStart(t *testing.T) {
 	d.PutService("web", nil)
 	d.PutTask("web", "old", func(x *swarm.Task) { x.DesiredState = swarm.TaskStateShutdown })
 	w := start(t, quick(d))
-	w.picture("a leaving task", func(p *watcher.Picture) bool { return has(p, "web", "old:leaving") })
+	w.Picture("a leaving task", func(p *watcher.Picture) bool { return has(p, "web", "old:leaving") })
 	d.Observe("old", swarm.TaskStateShutdown)
-	w.picture("and gone", func(p *watcher.Picture) bool { return has(p, "web") })
+	w.Picture("and gone", func(p *watcher.Picture) bool { return has(p, "web") })
 }
 
 // History is asked for once, and leaving tasks by their IDs: see taskReader.
@@ -285,14 +205,14 @@ func TestTaskListsCarryNoHistory(t *testing.T) {
 		d.PutTask("web", fmt.Sprintf("t%02d", i), func(x *swarm.Task) { x.Slot = i })
 	}
 	w := start(t, quick(d))
-	w.picture("all of them", func(p *watcher.Picture) bool { return len(p.Tasks["web"]) == 70 })
+	w.Picture("all of them", func(p *watcher.Picture) bool { return len(p.Tasks["web"]) == 70 })
 	for i := range 70 {
 		d.Want(fmt.Sprintf("t%02d", i), swarm.TaskStateShutdown)
 	}
-	w.picture("all leaving", func(p *watcher.Picture) bool {
+	w.Picture("all leaving", func(p *watcher.Picture) bool {
 		return len(p.Tasks["web"]) == 70 && !slices.ContainsFunc(p.Tasks["web"], (*watcher.Task).Ready)
 	})
-	w.stop()
+	w.Stop()
 	lists, byID := 0, 0
 	for i, q := range d.Asked("/tasks") {
 		f := q.Get("filters")
@@ -319,11 +239,11 @@ func TestTasksOfALostNode(t *testing.T) {
 	d.PutTask("web", "a", nil)
 	d.PutTask("web", "b", func(x *swarm.Task) { x.Slot, x.NodeID = 2, "n2" })
 	w := start(t, quick(d))
-	w.picture("two", func(p *watcher.Picture) bool { return has(p, "web", "a:ready", "b:ready") })
+	w.Picture("two", func(p *watcher.Picture) bool { return has(p, "web", "a:ready", "b:ready") })
 	d.PutNode("n2", func(n *swarm.Node) { n.Status.State = swarm.NodeStateDown })
-	w.picture("the node down", func(p *watcher.Picture) bool { return p.Nodes["n2"].Down })
+	w.Picture("the node down", func(p *watcher.Picture) bool { return p.Nodes["n2"].Down })
 	d.Want("b", swarm.TaskStateShutdown)
-	w.picture("its task unwanted", func(p *watcher.Picture) bool { return has(p, "web", "a:ready", "b:leaving") })
+	w.Picture("its task unwanted", func(p *watcher.Picture) bool { return has(p, "web", "a:ready", "b:leaving") })
 
 	byID := func() (n int) {
 		for _, q := range d.Asked("/tasks") {
@@ -332,14 +252,14 @@ func TestTasksOfALostNode(t *testing.T) {
 		return n
 	}
 	n, lists := byID(), len(d.Asked("/tasks"))
-	w.until("some more lists", func(u watcher.Update) bool {
+	w.Until("some more lists", func(u watcher.Update) bool {
 		return u.Err == nil && len(d.Asked("/tasks")) > lists+5 && has(u.Picture, "web", "a:ready", "b:leaving")
 	})
 	require.LessOrEqual(t, byID(), n+1)
 
 	d.PutNode("n2", func(n *swarm.Node) { n.Status.State = swarm.NodeStateReady })
 	d.Observe("b", swarm.TaskStateShutdown)
-	w.picture("back, and its task has stopped", func(p *watcher.Picture) bool { return !p.Nodes["n2"].Down && has(p, "web", "a:ready") })
+	w.Picture("back, and its task has stopped", func(p *watcher.Picture) bool { return !p.Nodes["n2"].Down && has(p, "web", "a:ready") })
 }
 
 func TestEventsMakeReadAgainWhatTheyName(t *testing.T) {
@@ -347,7 +267,7 @@ func TestEventsMakeReadAgainWhatTheyName(t *testing.T) {
 	d.PutService("web", nil)
 	d.PutNetwork("net", nil)
 	w := start(t, quick(d))
-	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
 	require.Eventually(t, func() bool { return d.Streams() == 1 }, 10*time.Second, time.Millisecond)
 	for _, q := range d.Asked("/events") {
 		require.JSONEq(t, `{"scope":{"swarm":true},"type":{"service":true,"node":true,"network":true,"config":true,"secret":true}}`, q.Get("filters"))
@@ -372,9 +292,9 @@ func TestEventsMakeReadAgainWhatTheyName(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			was := w.last.Picture
+			was := w.Last.Picture
 			tt.change()
-			u := w.picture(tt.name, tt.seen)
+			u := w.Picture(tt.name, tt.seen)
 			require.Equal(t, tt.want, u.Changes)
 			require.Same(t, was.Nodes["n1"], u.Picture.Nodes["n1"], "what did not change is shared")
 		})
@@ -386,12 +306,12 @@ func TestEventsMayGoWrong(t *testing.T) {
 	d := fakedocker.Start(t)
 	o := quick(d)
 	w := start(t, o)
-	w.picture("the first picture", func(p *watcher.Picture) bool { return true })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return true })
 	require.Eventually(t, func() bool { return d.Streams() == 1 }, 10*time.Second, time.Millisecond)
 
 	d.Deliver(func(m events.Message) []events.Message { return []events.Message{m, m, m} })
 	d.PutService("doubled", nil)
-	w.picture("a doubled event", func(p *watcher.Picture) bool { return p.Services["doubled"] != nil })
+	w.Picture("a doubled event", func(p *watcher.Picture) bool { return p.Services["doubled"] != nil })
 
 	// Late and in the wrong order: what an event says of the past does not bring it back.
 	var held []events.Message
@@ -403,16 +323,16 @@ func TestEventsMayGoWrong(t *testing.T) {
 		return append(held, m)
 	})
 	d.PutService("last", nil)
-	u := w.picture("all three events", func(p *watcher.Picture) bool { return p.Services["last"] != nil })
+	u := w.Picture("all three events", func(p *watcher.Picture) bool { return p.Services["last"] != nil })
 	require.NotContains(t, u.Picture.Services, "late")
 
 	d.Deliver(func(events.Message) []events.Message { return nil })
 	d.PutService("lost", nil)
 	d.PutTask("lost", "t", nil)
-	w.picture("a service that only its task tells of", func(p *watcher.Picture) bool { return p.Services["lost"] != nil })
+	w.Picture("a service that only its task tells of", func(p *watcher.Picture) bool { return p.Services["lost"] != nil })
 	d.RemoveService("doubled")
 	d.CutEvents()
-	w.picture("a full list after a cut", func(p *watcher.Picture) bool { return p.Services["doubled"] == nil })
+	w.Picture("a full list after a cut", func(p *watcher.Picture) bool { return p.Services["doubled"] == nil })
 }
 
 func TestTheFullListFindsWhatNoEventTold(t *testing.T) {
@@ -421,10 +341,10 @@ func TestTheFullListFindsWhatNoEventTold(t *testing.T) {
 	o := quick(d)
 	o.Timing.FullList = 30 * time.Millisecond
 	w := start(t, o)
-	w.picture("the first picture", func(p *watcher.Picture) bool { return true })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return true })
 	d.PutService("web", nil)
-	w.until("a full list with it", func(u watcher.Update) bool { return u.Full && u.Picture.Services["web"] != nil })
-	w.until("and another", func(u watcher.Update) bool { return u.Full && u.Changes.Empty() })
+	w.Until("a full list with it", func(u watcher.Update) bool { return u.Full && u.Picture.Services["web"] != nil })
+	w.Until("and another", func(u watcher.Update) bool { return u.Full && u.Changes.Empty() })
 }
 
 // What is gone is confirmed by a full list soon, not in half a minute.
@@ -436,17 +356,17 @@ func TestWhatIsGoneIsConfirmedSoon(t *testing.T) {
 		d.PutTask("web", fmt.Sprint(i), func(x *swarm.Task) { x.Slot = i })
 	}
 	w := start(t, quick(d))
-	w.picture("eight tasks", func(p *watcher.Picture) bool { return len(p.Tasks["web"]) == 8 })
+	w.Picture("eight tasks", func(p *watcher.Picture) bool { return len(p.Tasks["web"]) == 8 })
 
 	for i := range 6 {
 		d.Want(fmt.Sprint(i), swarm.TaskStateRemove)
 	}
-	w.until("two ready, twice", func(u watcher.Update) bool { return u.Full && ready(u.Picture.Tasks["web"]) == 2 })
+	w.Until("two ready, twice", func(u watcher.Update) bool { return u.Full && ready(u.Picture.Tasks["web"]) == 2 })
 	d.RemoveService("api")
-	w.until("the service gone, twice", func(u watcher.Update) bool { return u.Full && u.Picture.Services["api"] == nil })
+	w.Until("the service gone, twice", func(u watcher.Update) bool { return u.Full && u.Picture.Services["api"] == nil })
 	d.Want("6", swarm.TaskStateShutdown)
 	d.Want("7", swarm.TaskStateShutdown)
-	w.until("nothing ready, twice", func(u watcher.Update) bool { return u.Full && ready(u.Picture.Tasks["web"]) == 0 })
+	w.Until("nothing ready, twice", func(u watcher.Update) bool { return u.Full && ready(u.Picture.Tasks["web"]) == 0 })
 }
 
 // A global service has as many replicas as it has nodes, and an update does not change that.
@@ -456,13 +376,13 @@ func TestReplicasOfGlobalServices(t *testing.T) {
 	d.PutNode("n2", nil)
 	d.PutTask("agent", "a", nil)
 	w := start(t, quick(d))
-	w.picture("one", func(p *watcher.Picture) bool { return p.Services["agent"].Replicas == 1 })
+	w.Picture("one", func(p *watcher.Picture) bool { return p.Services["agent"].Replicas == 1 })
 	d.PutTask("agent", "b", func(x *swarm.Task) { x.NodeID, x.Status.State = "n2", swarm.TaskStatePreparing })
-	u := w.picture("two", func(p *watcher.Picture) bool { return p.Services["agent"].Replicas == 2 })
+	u := w.Picture("two", func(p *watcher.Picture) bool { return p.Services["agent"].Replicas == 2 })
 	require.Equal(t, watcher.Changes{Services: set("agent"), Tasks: set("agent")}, u.Changes)
 	d.PutTask("agent", "a2", nil)
 	d.Want("a", swarm.TaskStateShutdown)
-	u = w.picture("an update", func(p *watcher.Picture) bool { return slices.Contains(tasks(p, "agent"), "a:leaving") })
+	u = w.Picture("an update", func(p *watcher.Picture) bool { return slices.Contains(watchtest.Tasks(p, "agent"), "a:leaving") })
 	require.EqualValues(t, 2, u.Picture.Services["agent"].Replicas)
 }
 
@@ -489,7 +409,7 @@ func TestEventsAreOpenedBeforeTheFirstList(t *testing.T) {
 	require.Empty(t, d.Asked("/services"))
 	require.Empty(t, d.Asked("/nodes"))
 	close(release)
-	w.picture("the first picture", func(*watcher.Picture) bool { return true })
+	w.Picture("the first picture", func(*watcher.Picture) bool { return true })
 	require.Len(t, d.Asked("/services"), 1)
 }
 
@@ -501,10 +421,10 @@ func TestEventsThatHang(t *testing.T) {
 	o := quick(d)
 	o.Timing.Timeout = 100 * time.Millisecond
 	w := start(t, o)
-	w.fails("did not answer within 100ms when asked for /events")
-	w.picture("a picture all the same", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	w.Fails("did not answer within 100ms when asked for /events")
+	w.Picture("a picture all the same", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
 	d.Between("/events", nil)
-	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && d.Streams() == 1 })
+	w.Until("all well again", func(u watcher.Update) bool { return u.Err == nil && d.Streams() == 1 })
 }
 
 // Random changes with random trouble: in the end the picture is what there is.
@@ -544,10 +464,10 @@ func TestThePictureConverges(t *testing.T) {
 		d.CutEvents()
 	}()
 	<-drain
-	w.until("a full picture at the end", func(u watcher.Update) bool { return u.Full && u.Picture.Services["end"] != nil })
+	w.Until("a full picture at the end", func(u watcher.Update) bool { return u.Full && u.Picture.Services["end"] != nil })
 	want, err := (&structureReader{Options: New(quick(d)).options, conn: connectionTo(t, d), forbidden: map[string]bool{}}).services(t.Context(), nil)
 	require.NoError(t, err)
-	w.picture("the services that there are", func(p *watcher.Picture) bool {
+	w.Picture("the services that there are", func(p *watcher.Picture) bool {
 		return watcher.Diff(&watcher.Picture{Services: want}, &watcher.Picture{Services: p.Services}).Empty()
 	})
 }

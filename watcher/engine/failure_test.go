@@ -46,13 +46,13 @@ func TestAFailedListIsNeverAPicture(t *testing.T) {
 					o.Timing.Timeout = 5 * time.Second
 				}
 				w := start(t, o)
-				good := w.picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "t:ready") })
+				good := w.Picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "t:ready") })
 
 				d.Between(path, tt.bad)
 				d.CutEvents() // a full list follows
-				u := w.fails("")
+				u := w.Fails("")
 				if !strings.Contains(u.Err.Error(), tt.says) && tt.says != "look at the daemon's log" {
-					u = w.fails(tt.says)
+					u = w.Fails(tt.says)
 				}
 				require.Contains(t, u.Err.Error(), d.Host())
 				require.Same(t, good.Picture.Services["web"], u.Picture.Services["web"])
@@ -62,7 +62,7 @@ func TestAFailedListIsNeverAPicture(t *testing.T) {
 
 				d.Between(path, nil)
 				d.PutService("after", nil)
-				w.picture("all well again", func(p *watcher.Picture) bool { return p.Services["after"] != nil })
+				w.Picture("all well again", func(p *watcher.Picture) bool { return p.Services["after"] != nil })
 			})
 		}
 	}
@@ -74,16 +74,16 @@ func TestTasksAreFollowedWhileTheStructureFails(t *testing.T) {
 	d.PutService("web", nil)
 	d.PutTask("web", "a", nil)
 	w := start(t, quick(d))
-	w.picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "a:ready") })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "a:ready") })
 	d.Between("/configs", fakedocker.Refuse(500, "too large"))
 	d.CutEvents()
-	at := w.fails("too large").At
+	at := w.Fails("too large").At
 	require.False(t, at.IsZero())
 	d.Want("a", swarm.TaskStateShutdown)
-	w.picture("the task leaving", func(p *watcher.Picture) bool { return has(p, "web", "a:leaving") })
-	require.Equal(t, at, w.fails("too large").At, "the time of the last success")
+	w.Picture("the task leaving", func(p *watcher.Picture) bool { return has(p, "web", "a:leaving") })
+	require.Equal(t, at, w.Fails("too large").At, "the time of the last success")
 	d.Between("/configs", nil)
-	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Full })
+	w.Until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Full })
 }
 
 // Docker answers with the networks of its own node alone when it has no leader to
@@ -95,17 +95,17 @@ func TestHalfAListOfNetworksIsSeen(t *testing.T) {
 		s.Spec.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "net"}}
 	})
 	w := start(t, quick(d))
-	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Networks["net"] != nil })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return p.Networks["net"] != nil })
 	d.Between("/networks", fakedocker.Say("[]"))
 	d.CutEvents()
-	u := w.fails("the list lacks net, which service web is on")
+	u := w.Fails("the list lacks net, which service web is on")
 	require.Contains(t, u.Picture.Networks, "net")
 	d.Between("/networks", nil)
-	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Full })
+	w.Until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Full })
 
 	d.RemoveService("web")
 	d.RemoveNetwork("net")
-	w.picture("a network that nobody is on may go", func(p *watcher.Picture) bool { return p.Networks["net"] == nil })
+	w.Picture("a network that nobody is on may go", func(p *watcher.Picture) bool { return p.Networks["net"] == nil })
 }
 
 func TestDockerMayBeAwayAtTheStartAndLater(t *testing.T) {
@@ -113,20 +113,20 @@ func TestDockerMayBeAwayAtTheStartAndLater(t *testing.T) {
 	d.PutService("web", nil)
 	d.Down()
 	w := start(t, quick(d))
-	u := w.fails("the socket does not exist")
+	u := w.Fails("the socket does not exist")
 	require.Nil(t, u.Picture)
 	require.True(t, u.At.IsZero())
 	d.Up()
-	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
 
 	d.Down()
-	u = w.fails("the socket does not exist")
+	u = w.Fails("the socket does not exist")
 	require.NotNil(t, u.Picture)
 	require.False(t, u.At.IsZero())
 	d.PutService("meanwhile", nil)
 	d.Speak("1.40", "1.41") // and comes back as another version
 	d.Up()
-	w.picture("what happened meanwhile", func(p *watcher.Picture) bool { return p.Services["meanwhile"] != nil })
+	w.Picture("what happened meanwhile", func(p *watcher.Picture) bool { return p.Services["meanwhile"] != nil })
 }
 
 func TestADemotedManager(t *testing.T) {
@@ -134,14 +134,14 @@ func TestADemotedManager(t *testing.T) {
 	d.PutService("web", nil)
 	d.PutNetwork("net", nil)
 	w := start(t, quick(d))
-	w.picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
 	d.Demote()
-	u := w.fails("is not a Swarm manager; run Waggle on a manager")
+	u := w.Fails("is not a Swarm manager; run Waggle on a manager")
 	require.Contains(t, u.Picture.Services, "web")
 	require.Contains(t, u.Picture.Networks, "net")
 	d.PutService("meanwhile", nil)
 	d.Promote()
-	w.picture("all well again", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	w.Picture("all well again", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
 }
 
 // Without events there are full lists, one after the other with longer pauses.
@@ -149,12 +149,12 @@ func TestWithoutEventsThereAreLists(t *testing.T) {
 	d := fakedocker.Start(t)
 	d.Between("/events", fakedocker.Refuse(403, "forbidden"))
 	w := start(t, quick(d))
-	w.fails("forbids reading /events")
+	w.Fails("forbids reading /events")
 	d.PutService("web", nil)
-	w.picture("found by a list", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
-	w.fails("forbids reading /events")
+	w.Picture("found by a list", func(p *watcher.Picture) bool { return p.Services["web"] != nil })
+	w.Fails("forbids reading /events")
 	d.Between("/events", nil)
-	w.until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Changes.Empty() && d.Streams() == 1 })
+	w.Until("all well again", func(u watcher.Update) bool { return u.Err == nil && u.Changes.Empty() && d.Streams() == 1 })
 }
 
 // A proxy that hides configs and secrets costs those alone, and is said once.
@@ -172,13 +172,13 @@ func TestAReadOnlyProxy(t *testing.T) {
 	log.take()
 	w := start(t, o)
 	for range 3 {
-		u := w.until("a full picture without them", func(u watcher.Update) bool { return u.Full })
+		u := w.Until("a full picture without them", func(u watcher.Update) bool { return u.Full })
 		require.Empty(t, u.Picture.Configs)
 		require.Empty(t, u.Picture.Secrets)
 		require.Contains(t, u.Picture.Services, "web")
 		d.CutEvents()
 	}
-	w.stop()
+	w.Stop()
 	said := log.take()
 	require.Len(t, said, 2)
 	require.Contains(t, strings.Join(said, ""), "/configs")

@@ -21,13 +21,13 @@ func TestThePaceOfTasks(t *testing.T) {
 	o.PollInterval = 20 * time.Millisecond
 	o.Timing.SlowPoll, o.Timing.FastFor = time.Hour, time.Nanosecond
 	w := start(t, o)
-	w.picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "t:ready") })
+	w.Picture("the first picture", func(p *watcher.Picture) bool { return has(p, "web", "t:ready") })
 
 	// Nothing is interesting: the next list would be in an hour, but for an event.
 	d.PutService("web", func(s *swarm.Service) { s.Spec.Labels = map[string]string{"lb.port": "80"} })
-	w.picture("a service that is published", func(p *watcher.Picture) bool { return p.Services["web"].Labels["lb.port"] != "" })
+	w.Picture("a service that is published", func(p *watcher.Picture) bool { return p.Services["web"].Labels["lb.port"] != "" })
 	d.Want("t", swarm.TaskStateShutdown)
-	w.picture("its task leaving", func(p *watcher.Picture) bool { return has(p, "web", "t:leaving") })
+	w.Picture("its task leaving", func(p *watcher.Picture) bool { return has(p, "web", "t:leaving") })
 
 	r := &run{Options: o.withDefaults()}
 	r.interesting.Store(true)
@@ -70,7 +70,7 @@ func TestNoBusyLoopWhileDockerFails(t *testing.T) {
 	o := quick(d)
 	o.Timing.BackoffMin, o.Timing.BackoffMax = time.Hour, time.Hour
 	w := start(t, o)
-	w.fails("no leader")
+	w.Fails("no leader")
 	require.Len(t, d.Asked("/tasks"), 1)
-	w.stop()
+	w.Stop()
 }
