@@ -1,10 +1,10 @@
 package e2e
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +85,21 @@ func TestSwarm(t *testing.T) {
 			s.scale([]string{"edge_waggle"}, 2)
 		})
 	})
+
+	t.Run("tasks come by push", func(t *testing.T) { pushed(t, s.at(t)) })
+
+	t.Run("both control planes killed during a rolling update, nothing lost", func(t *testing.T) { restarted(t, s.at(t), traffic) })
+
+	t.Run("a killed task costs no GET", func(t *testing.T) { killed(t, s.at(t), traffic) })
+
+	t.Run("a drained node loses nothing", func(t *testing.T) { drained(t, s.at(t), traffic, s) })
+
+	t.Run("rogues are refused", func(t *testing.T) {
+		s := s.at(t)
+		traffic.lossless(t, func() { rogues(t, s) })
+	})
+
+	t.Run("polling through a read-only proxy loses nothing", func(t *testing.T) { polled(t, s.at(t), traffic) })
 
 	t.Run("a bad label harms its own service alone", func(t *testing.T) {
 		s := s.at(t)
@@ -214,19 +229,34 @@ type traffic struct {
 
 func startTraffic(t *testing.T, s *swarm) *traffic {
 	tr := &traffic{}
-	for i, c := range collections {
-		run, err := load.Start(context.WithoutCancel(t.Context()), load.Target{
-			Name:   c,
-			URL:    "http://" + s.edges[c].address + "/",
-			Host:   "web." + c + ".example.com",
-			Rate:   rate,
-			Expect: load.Service(webs[i]),
-		})
-		require.NoError(t, err)
-		t.Cleanup(func() { run.Stop() })
-		tr.runs = append(tr.runs, run)
+	for _, c := range collections {
+		tr.runs = append(tr.runs, startLoad(t, s.target(c)))
 	}
 	return tr
+}
+
+// target is the service of a collection that is under load throughout.
+func (s *swarm) target(collection string) load.Target {
+	return load.Target{
+		Name:   collection,
+		URL:    "http://" + s.edges[collection].address + "/",
+		Host:   "web." + collection + ".example.com",
+		Rate:   rate,
+		Expect: load.Service(collection + "_web"),
+	}
+}
+
+// without runs what happens while one collection is not asked.
+func (tr *traffic) without(t *testing.T, s *swarm, collection string, happens func()) {
+	t.Helper()
+	i := slices.Index(collections, collection)
+	r := tr.runs[i].Stop()
+	require.Zero(t, r.Failed, "%s: %v", collection, r.Outcomes)
+	all := tr.runs
+	tr.runs = slices.Delete(slices.Clone(all), i, i+1)
+	happens()
+	tr.runs = all
+	tr.runs[i] = startLoad(s.t, s.target(collection)) // s: of the whole test
 }
 
 // lossless runs what happens, and requires that meanwhile every request of every

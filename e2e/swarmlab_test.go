@@ -201,16 +201,10 @@ func (s *swarm) inside(ctx context.Context, node int, service string) (*http.Cli
 	if id == "" {
 		return nil, fmt.Errorf("no container of %s runs on node %d", service, node)
 	}
-	key, err := s.try(ctx, node, "inspect", "--format", "{{.NetworkSettings.SandboxKey}}", id)
+	namespace, err := s.namespace(ctx, node, id)
 	if err != nil {
 		return nil, err
 	}
-	init, err := s.nodeInit(node)
-	if err != nil {
-		return nil, err
-	}
-	// The node's own mounts, seen through its init; /var/run is a link that would be followed on this side.
-	namespace := fmt.Sprintf("/proc/%d/root/run/%s", init, strings.TrimPrefix(key, "/var/run/"))
 	return &http.Client{
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{
@@ -220,6 +214,20 @@ func (s *swarm) inside(ctx context.Context, node int, service string) (*http.Cli
 			},
 		},
 	}, nil
+}
+
+// namespace is the path, on this machine, of the network namespace of a container on a node.
+func (s *swarm) namespace(ctx context.Context, node int, container string) (string, error) {
+	key, err := s.try(ctx, node, "inspect", "--format", "{{.NetworkSettings.SandboxKey}}", container)
+	if err != nil {
+		return "", err
+	}
+	init, err := s.nodeInit(node)
+	if err != nil {
+		return "", err
+	}
+	// The node's own mounts, seen through its init; /var/run is a link that would be followed on this side.
+	return fmt.Sprintf("/proc/%d/root/run/%s", init, strings.TrimPrefix(key, "/var/run/")), nil
 }
 
 // nodeInit is the process ID of a node's init on this machine.

@@ -5,12 +5,7 @@ deploy() {
 	local c
 	for c in "${COLLECTIONS[@]}"; do d 1 network create --driver overlay --attachable "$c-edge" >/dev/null; done
 	identities
-	# Here dockerd cannot raise what this shell may not.
-	local files
-	files=$(ulimit -Hn)
-	[ "$files" != unlimited ] && [ "$files" -lt 131072 ] || files=131072
-	WAGGLE_IMAGE=wgl/waggle:lab WAGGLE_ENVOY_IMAGE=wgl/proxy:lab WAGGLE_CA=$LAB/ca WAGGLE_NOFILE=$files \
-		stack_deploy edge "$ROOT/deploy/stack.yml"
+	platform
 	until_true 120 "the platform to run" converged
 	step "platform runs"
 	if [ "$APPS" != none ]; then
@@ -24,6 +19,18 @@ deploy() {
 	for address in $(edges); do until_true 60 "the Envoy at $address" answers "$address"; done
 	[ "$APPS" = none ] || until_true 60 "every service to answer at its collection's Envoy" services_answer
 	step "every Envoy answers"
+}
+
+# platform deploys the files of deploy/ that WGL_STACK names; also over one that runs.
+platform() {
+	local file files=()
+	for file in $STACK; do files+=("$ROOT/deploy/$file"); done
+	# Here dockerd cannot raise what this shell may not.
+	local open
+	open=$(ulimit -Hn)
+	[ "$open" != unlimited ] && [ "$open" -lt 131072 ] || open=131072
+	WAGGLE_IMAGE=wgl/waggle:lab WAGGLE_ENVOY_IMAGE=wgl/proxy:lab WAGGLE_SOCKET_PROXY_IMAGE=wgl/socket-proxy:lab \
+		WAGGLE_CA=$LAB/ca WAGGLE_NOFILE=$open stack_deploy edge "${files[@]}"
 }
 
 # identities: an authority of this lab's own, and what it issues.

@@ -21,7 +21,7 @@ images_rootfs() {
 	chmod 1777 "$root/envoy/tmp"
 }
 
-# images_load N: the images into node N, but for the proxies'.
+# images_load N: the images into node N, but for those that are built.
 images_load() {
 	import() { # tag, directory, changes…
 		local tag=$1 root=$LAB/images/$2 changes=() change
@@ -35,13 +35,19 @@ images_load() {
 	import wgl/envoy:lab envoy 'ENTRYPOINT ["/usr/local/bin/envoy"]' 'CMD ["-c","/etc/envoy/envoy.yaml"]' 'USER 101:101' 'ENV PATH=/usr/local/bin'
 }
 
-# images_proxy N: the proxies' image, on node N. The builder of old, which every Docker
-# has, runs nothing here: it copies.
-images_proxy() {
-	local out
-	out=$(DOCKER_BUILDKIT=0 d "$1" build -t wgl/proxy:lab -f "$ROOT/deploy/Dockerfile.envoy" \
-		--build-arg WAGGLE_IMAGE=wgl/waggle:lab --build-arg ENVOY_IMAGE=wgl/envoy:lab "$ROOT/deploy" 2>&1) || {
-		echo "$out" >&2
-		return 1
+# images_build N: the images that are built from these, on node N. The builder of old,
+# which every Docker has, runs nothing here: it copies.
+images_build() {
+	build() { # tag, arguments…
+		local out tag=$1
+		shift
+		out=$(DOCKER_BUILDKIT=0 d "$n" build -t "$tag" "$@" 2>&1) || {
+			echo "$out" >&2
+			return 1
+		}
 	}
+	local n=$1
+	build wgl/proxy:lab -f "$ROOT/deploy/Dockerfile.envoy" \
+		--build-arg WAGGLE_IMAGE=wgl/waggle:lab --build-arg ENVOY_IMAGE=wgl/envoy:lab "$ROOT/deploy" &&
+		build wgl/socket-proxy:lab "$HERE/socket-proxy"
 }

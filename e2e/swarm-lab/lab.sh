@@ -8,6 +8,7 @@
 #   d N ARGS…      docker ARGS… on node N (node 1 is the manager)
 #   ns N COMMAND…  COMMAND… inside node N's namespaces
 #   table          what to try
+#   platform       the platform anew, as WGL_STACK says
 #
 # Needs root, and what e2e/setup.sh installs. No registry, no system Docker Engine.
 # Settings, by environment:
@@ -15,6 +16,7 @@
 #   WGL_NET          the nodes' network, a /24 without its last part (10.77.0)
 #   WGL_STORE        tmpfs (faster) or disk: where nodes keep images and containers
 #   WGL_DRIVER       Docker's storage driver (overlay2; vfs where overlayfs cannot stack)
+#   WGL_STACK        the platform: files of deploy/, one over the other (stack.yml)
 #   WGL_APPS         a directory of stack files instead of the demo; "none": no applications
 set -euo pipefail
 exec 3>&2 # for what must be seen although output is thrown away
@@ -34,6 +36,7 @@ NODES=(1 2 3)
 COLLECTIONS=(dev test prod) # the first on node 1, and so on
 WAGGLE=${WAGGLE:-$ROOT/bin/waggle}
 ENVOY=${ENVOY:-$ROOT/.cache/envoy-1.40.0/envoy}
+STACK=${WGL_STACK:-stack.yml}
 APPS=${WGL_APPS:-}
 
 START=${EPOCHREALTIME/[.,]/}
@@ -74,7 +77,7 @@ up() {
 	nodes_up
 	local pids=()
 	images_rootfs
-	for n in "${NODES[@]}"; do { images_load "$n" && images_proxy "$n"; } & pids+=($!); done
+	for n in "${NODES[@]}"; do { images_load "$n" && images_build "$n"; } & pids+=($!); done
 	swarm_up
 	for pid in "${pids[@]}"; do wait "$pid" || die "could not make the images (see above)"; done
 	step "images in every node"
@@ -118,7 +121,7 @@ command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
 up | down) need_root; lock; $command; step "$command: done" ;;
-status | table | diagnose) $command ;;
+status | table | diagnose | platform) $command ;;
 d) d "$@" ;;
 ns) ns "$@" ;;
 *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
