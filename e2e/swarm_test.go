@@ -88,6 +88,8 @@ func TestSwarm(t *testing.T) {
 
 	t.Run("tasks come by push", func(t *testing.T) { pushed(t, s.at(t)) })
 
+	t.Run("push outlives the Swarm's authority", func(t *testing.T) { rotated(t, s.at(t), traffic) })
+
 	t.Run("both control planes killed during a rolling update, nothing lost", func(t *testing.T) { restarted(t, s.at(t), traffic) })
 
 	t.Run("a killed task costs no GET", func(t *testing.T) { killed(t, s.at(t), traffic) })
