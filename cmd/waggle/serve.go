@@ -51,7 +51,7 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 				return err
 			}
 			src := newSource(cfg, log)
-			if err := src.Check(cmd.Context()); err != nil {
+			if err := reached(cmd.Context(), src, cfg.Swarm.Host, proxyStart, log); err != nil {
 				return err
 			}
 			xdsLis, err := listen("xds.address", cfg.XDS.Address)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/translate/labels"
@@ -30,6 +32,30 @@ func newSource(cfg *config.Config, log *slog.Logger) source {
 		Push: push(cfg.Swarm, log), PushOnly: cfg.Swarm.Source == "swarmkit",
 		Interesting: func(s *watcher.Service) bool { return !labels.Merge(cfg.LabelPrefixes, s.Name, s.Labels).Empty() },
 	})
+}
+
+// proxyStart is how long a socket proxy that starts together with the control plane may
+// take: `docker stack deploy` starts services in no particular order.
+const proxyStart = 15 * time.Second
+
+// reached checks that what runs can be read. A socket is there or not, but a proxy
+// behind tcp:// may still be starting: it is asked again for a while.
+func reached(ctx context.Context, src source, host string, patience time.Duration, log *slog.Logger) error {
+	err := src.Check(ctx)
+	if err == nil || !strings.HasPrefix(host, "tcp://") {
+		return err
+	}
+	log.Warn("Docker cannot be reached yet; asking again", "error", err)
+	until := time.Now().Add(patience)
+	for err != nil && time.Now().Before(until) {
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(250 * time.Millisecond):
+		}
+		err = src.Check(ctx)
+	}
+	return err
 }
 
 // push is where tasks come from without being asked for; nil where the configuration wants none.
