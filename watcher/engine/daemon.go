@@ -2,11 +2,8 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/events"
@@ -46,44 +43,7 @@ func (d *Daemon) Do(ctx context.Context, what string, f func(context.Context, *c
 // the daemon has begun to tell. It returns an error only where no stream could be
 // opened: they end now and then (proxies cut them), and are to be opened again.
 func (d *Daemon) Events(ctx context.Context, f filters.Args, opened func(), each func(events.Message)) error {
-	cli, err := d.conn.client(ctx)
-	if err == nil {
-		var body io.ReadCloser
-		if body, err = d.open(ctx, cli, f); err == nil {
-			defer body.Close()
-			opened()
-			dec := json.NewDecoder(body)
-			for {
-				var m events.Message
-				if dec.Decode(&m) != nil {
-					return nil
-				}
-				each(m)
-			}
-		}
-	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	d.conn.renew(cli)
-	return d.forbidden("/events", d.conn.sentence("/events", err))
-}
-
-// open waits for the head of the answer no longer than the time limit; the body
-// may then come for ever, until it is closed or ctx ends.
-func (d *Daemon) open(ctx context.Context, cli *client.Client, f filters.Args) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	limit := time.AfterFunc(d.conn.timeout, cancel)
-	resp, err := d.conn.get(ctx, cli, "/events", f)
-	inTime := limit.Stop()
-	if err != nil {
-		cancel()
-		if !inTime {
-			err = context.DeadlineExceeded
-		}
-		return nil, err
-	}
-	return cancelled{resp.Body, cancel}, nil
+	return d.forbidden("/events", follow(ctx, d.conn, f, opened, each))
 }
 
 // forbidden names the requests that this source needs, where a proxy refused one.

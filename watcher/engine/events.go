@@ -2,15 +2,12 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
-	"io"
 	"maps"
 	"sync"
 	"time"
 
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/client"
 )
 
 // wants is what must be read again.
@@ -102,59 +99,11 @@ func (r *run) followEvents(ctx context.Context) {
 // stream reads events until the stream ends. It returns an error only where none
 // could be opened: streams end now and then (proxies cut them), and are opened again.
 func (r *run) stream(ctx context.Context, opened func()) error {
-	cli, err := r.conn.client(ctx)
-	if err == nil {
-		var body io.ReadCloser
-		if body, err = r.openStream(ctx, cli); err == nil {
-			defer body.Close()
-			opened()
-			dec := json.NewDecoder(body)
-			for {
-				var e event
-				if dec.Decode(&e) != nil {
-					return nil
-				}
-				r.event(e)
-			}
-		}
-	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	r.conn.renew(cli)
-	return r.conn.sentence("/events", err)
-}
-
-// openStream waits for the head of the answer no longer than the time limit; the
-// body may then come for ever, until it is closed or ctx ends.
-func (r *run) openStream(ctx context.Context, cli *client.Client) (io.ReadCloser, error) {
 	f := filters.NewArgs(filters.Arg("scope", "swarm"))
 	for _, kind := range []events.Type{events.ServiceEventType, events.NodeEventType, events.NetworkEventType, events.ConfigEventType, events.SecretEventType} {
 		f.Add("type", string(kind))
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	limit := time.AfterFunc(r.Timing.Timeout, cancel)
-	resp, err := r.conn.get(ctx, cli, "/events", f)
-	inTime := limit.Stop()
-	if err != nil {
-		cancel()
-		if !inTime {
-			err = context.DeadlineExceeded
-		}
-		return nil, err
-	}
-	return cancelled{resp.Body, cancel}, nil
-}
-
-// cancelled is a body whose request ends when it is closed.
-type cancelled struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-}
-
-func (c cancelled) Close() error {
-	c.cancel()
-	return c.ReadCloser.Close()
+	return follow(ctx, r.conn, f, opened, r.event)
 }
 
 // event is the part of Docker's events.Message that counts.
