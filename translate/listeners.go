@@ -63,12 +63,12 @@ func connectionManager(c *config.Collection, stats, table string) *hcmv3.HttpCon
 			ConfigSource:    adsSource(nil),
 			RouteConfigName: table,
 		}},
-		HttpFilters: []*hcmv3.HttpFilter{{
+		HttpFilters: append(chain(), &hcmv3.HttpFilter{
 			Name: "envoy.filters.http.router",
 			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(&routerv3.Router{
 				SuppressEnvoyHeaders: true,
 			})},
-		}},
+		}),
 		LocalReplyConfig: localReplies(),
 		AccessLog:        accessLog(c.AccessLog),
 

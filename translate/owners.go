@@ -184,7 +184,7 @@ func share(root string, claims []*claim, lose func(loser, winner *claim, reason 
 			lose(cl, same, "another route of the service takes the same host and path")
 		case oldest.whole || cl.whole:
 			lose(cl, oldest, "a default backend is never shared")
-		case cl.route.closed != oldest.route.closed:
+		case cl.route.closed != oldest.route.closed || cl.route.guards != oldest.route.guards && works && !oldest.route.broken:
 			lose(cl, oldest, "the oldest service with this host and path has other guards")
 		case works && first != nil && root != "/" && cl.route.label.ContextRootRewrite != first.route.label.ContextRootRewrite:
 			lose(cl, first, "an older service with this host and path says otherwise about context_root_rewrite")

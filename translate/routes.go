@@ -127,7 +127,7 @@ func routesOf(m match) (routes []*routev3.Route, clusters []string) {
 
 	rewrite := oldest.label.ContextRootRewrite && m.root != "/"
 	if rewrite {
-		routes = append(routes, slash(oldest.name, m.root))
+		routes = append(routes, guarded(slash(oldest.name, m.root), oldest))
 	}
 	forward := func(name string, safe bool) {
 		r := &routev3.Route{Name: name, Match: under(m.root)}
@@ -146,7 +146,7 @@ func routesOf(m match) (routes []*routev3.Route, clusters []string) {
 			r.RequestHeadersToAdd = []*corev3.HeaderValueOption{setHeader(retryHeader, formatLiteral(retrySafe))}
 		}
 		r.Action = &routev3.Route_Route{Route: action}
-		routes = append(routes, r)
+		routes = append(routes, guarded(r, oldest))
 	}
 	if oldest.label.Retries > 0 {
 		forward(oldest.name+SafeSuffix, true)

@@ -40,6 +40,11 @@ type route struct {
 	// backend is where requests go; nil where the route is broken or closed.
 	backend *backend
 	claims  []*claim
+
+	// filters is what HTTP filters do for the route, by their name; guards tells
+	// routes with different guards apart.
+	filters map[string]*anyMessage
+	guards  string
 }
 
 // backend is one cluster: a port of a service with its upstream settings.
@@ -107,7 +112,9 @@ func (s *service) build(n networkNames) {
 			r.broken = true
 			continue
 		}
-		r.backend = s.backendOf(r, port)
+		if r.switchOn(); !r.closed {
+			r.backend = s.backendOf(r, port)
+		}
 	}
 }
 

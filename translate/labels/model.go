@@ -1,9 +1,7 @@
 // Package labels is the label language: from the labels of one service to its
-// routes and the problems of its author. One table of keys (keys.go) drives
+// routes and the problems of its author. One table of keys (keys.go, and a file for each section) drives
 // parsing, diagnostics and the generated reference in docs/labels.md.
 package labels
-
-import "time"
 
 // Severity of a Problem.
 type Severity string
@@ -84,22 +82,13 @@ const (
 type Route struct {
 	Name string // "" for the unnamed one
 
-	Hosts          []string // normalised: lower case, punycode, no trailing dot or port; "*.x", "*" as they are; no duplicates
-	DefaultBackend bool
-
-	ContextRoot        string // starts with "/"; "/" takes everything; no trailing "/" otherwise
-	ContextRootRewrite bool
-
-	Port   uint32  // 0: not said, the only published target port holds (translate finds it)
-	Weight *uint32 // nil: by replicas
-
-	Timeout        time.Duration // whole request; 0 none
-	IdleTimeout    time.Duration
-	ConnectTimeout time.Duration
-	Retries        uint32
-
-	MaxFails    *uint32 // nil: the default counts; 0: no passive ejection
-	FailTimeout time.Duration
+	// What the labels say, by section of the language.
+	Traffic
+	Destination
+	Answers
+	Resilience
+	Guards
+	Shaping
 
 	// Broken is set where a key of class M is bad or not built yet: what the route
 	// claims answers 503 "not_built". Hosts, DefaultBackend and ContextRoot still say

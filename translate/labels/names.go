@@ -48,18 +48,18 @@ var method = kind[string]{doc: "method", read: func(text string) (string, error)
 	return t, err
 }}
 
-// A matcher says which values of a header or query parameter are meant.
-type matcher struct {
+// A Matcher says which values of a header or query parameter are meant.
+type Matcher struct {
 	Negated bool
 	Present bool   // "*"
 	Regex   string // "~regex"
 	Exact   string
 }
 
-var match = kind[matcher]{doc: "`value`, `*` present, `~regex`, leading `!` negates", read: func(text string) (matcher, error) {
+var match = kind[Matcher]{doc: "`value`, `*` present, `~regex`, leading `!` negates", read: func(text string) (Matcher, error) {
 	t := strings.TrimSpace(text)
 	rest, negated := strings.CutPrefix(t, "!")
-	m := matcher{Negated: negated}
+	m := Matcher{Negated: negated}
 	switch {
 	case rest == "":
 		return m, refuse("write a value, `*` or `~regex`", "says nothing to compare with")
@@ -117,35 +117,46 @@ var collectionName = kind[string]{doc: "collection name", read: func(text string
 	return t, nil
 }}
 
+// A Selector says by what requests are told apart: {"ip", ""}, {"header", "X-Tenant"}.
+type Selector struct{ What, Name string }
+
 // selector is a word, or "what:name" for each of some whats.
-func selector(bare string, named ...string) kind[string] {
+func selector(bare string, named ...string) kind[Selector] {
 	forms := "`" + bare + "`"
 	for _, n := range named {
 		forms += ", `" + n + ":<name>`"
 	}
-	return kind[string]{doc: forms, read: func(text string) (string, error) {
+	return kind[Selector]{doc: forms, read: func(text string) (Selector, error) {
 		t := strings.TrimSpace(text)
 		if t == bare {
-			return t, nil
+			return Selector{What: t}, nil
 		}
 		what, name, found := strings.Cut(t, ":")
 		for _, n := range named {
 			if found && what == n {
-				if _, err := token.read(name); err != nil {
+				name, err := token.read(name)
+				if err != nil {
 					m := noteOf(err)
-					return "", refuse(m.hint, "%q: %s", name, m.reason)
+					return Selector{}, refuse(m.hint, "%q: %s", name, m.reason)
 				}
-				return t, nil
+				return Selector{What: what, Name: name}, nil
 			}
 		}
-		return "", refuse("write one of "+forms, "is none of %s", forms)
+		return Selector{}, refuse("write one of "+forms, "is none of %s", forms)
 	}}
 }
 
+// two is a pair as it was read; both is false where the second was not said.
+type two[A, B any] struct {
+	first  A
+	second B
+	both   bool
+}
+
 // pair is "first[,second]", or "first,second" where the second is needed.
-func pair[A, B any](doc string, needed bool, first kind[A], second kind[B]) kind[[2]any] {
-	return kind[[2]any]{doc: doc, read: func(text string) ([2]any, error) {
-		var out [2]any
+func pair[A, B any](doc string, needed bool, first kind[A], second kind[B]) kind[two[A, B]] {
+	return kind[two[A, B]]{doc: doc, read: func(text string) (two[A, B], error) {
+		var out two[A, B]
 		a, b, found := strings.Cut(text, ",")
 		if !found && needed {
 			return out, refuse("write "+doc, "has no second part after a comma")
@@ -154,13 +165,13 @@ func pair[A, B any](doc string, needed bool, first kind[A], second kind[B]) kind
 		if err != nil {
 			return out, part(a, err)
 		}
-		out[0] = v
+		out.first = v
 		if found {
 			w, err := second.read(b)
 			if err != nil {
 				return out, part(b, err)
 			}
-			out[1] = w
+			out.second, out.both = w, true
 		}
 		return out, nil
 	}}
@@ -186,12 +197,12 @@ var rewriteRegex = kind[[2]string]{doc: "`pattern,replacement` (split at the las
 	return [2]string{p, text[i+1:]}, err
 }}
 
-// redirection sends one host to a URL.
-type redirection struct{ from, to string }
+// A Redirection sends one host to a URL.
+type Redirection struct{ From, To string }
 
-var redirects = kind[[]redirection]{doc: "`src,dst;src,dst`", read: func(text string) ([]redirection, error) {
+var redirects = kind[[]Redirection]{doc: "`src,dst;src,dst`", read: func(text string) ([]Redirection, error) {
 	const hint = "write `http://old.example.com,https://new.example.com`"
-	var out []redirection
+	var out []Redirection
 	for entry := range strings.SplitSeq(text, ";") {
 		if strings.TrimSpace(entry) == "" {
 			continue
@@ -215,7 +226,7 @@ var redirects = kind[[]redirection]{doc: "`src,dst;src,dst`", read: func(text st
 		if err != nil {
 			return nil, part(dst, err)
 		}
-		out = append(out, redirection{h, to})
+		out = append(out, Redirection{From: h, To: to})
 	}
 	if len(out) == 0 {
 		return nil, refuse(hint, "redirects nothing")
@@ -223,30 +234,40 @@ var redirects = kind[[]redirection]{doc: "`src,dst;src,dst`", read: func(text st
 	return out, nil
 }}
 
+// An AuthService is where ext_auth asks.
+type AuthService struct {
+	Service string
+	Port    uint32 // 0: the service's own
+	Path    string // put before the request's path; "" for gRPC
+	GRPC    bool
+}
+
 // authService is "service[:port][/path]" or "grpc://service:port".
-var authService = kind[string]{doc: "`service[:port][/path]`, `grpc://service:port`", read: func(text string) (string, error) {
+var authService = kind[AuthService]{doc: "`service[:port][/path]`, `grpc://service:port`", read: func(text string) (AuthService, error) {
 	const hint = "write `service[:port][/path]` or `grpc://service:port`"
-	t := strings.TrimSpace(text)
-	rest, grpc := strings.CutPrefix(t, "grpc://")
+	var a AuthService
+	rest, grpc := strings.CutPrefix(strings.TrimSpace(text), "grpc://")
 	address, p, hasPath := strings.Cut(rest, "/")
 	name, number, hasPort := strings.Cut(address, ":")
-	if _, err := service.read(name); err != nil {
-		return "", refuse(hint, "%q is not the name of a service", name)
+	a.GRPC = grpc
+	var err error
+	if a.Service, err = service.read(name); err != nil {
+		return a, refuse(hint, "%q is not the name of a service", name)
 	}
 	if hasPort {
-		if _, err := port.read(number); err != nil {
-			return "", refuse(hint, "%q is not a port", number)
+		if a.Port, err = port.read(number); err != nil {
+			return a, refuse(hint, "%q is not a port", number)
 		}
 	}
 	if grpc && (!hasPort || hasPath) {
-		return "", refuse(hint, "a gRPC service needs a port and takes no path")
+		return a, refuse(hint, "a gRPC service needs a port and takes no path")
 	}
 	if hasPath {
-		if _, err := path.read("/" + p); err != nil {
-			return "", part("/"+p, err)
+		if a.Path, err = path.read("/" + p); err != nil {
+			return a, part("/"+p, err)
 		}
 	}
-	return t, nil
+	return a, nil
 }}
 
 // code is one of a few HTTP statuses.

@@ -74,9 +74,10 @@ func (p *parser) readServiceWide() {
 
 func (p *parser) readRoute(name string) *Route {
 	r := &Route{
-		Name: name, ContextRoot: "/",
-		IdleTimeout: idleTimeout, ConnectTimeout: connectTimeout, Retries: retryCount, FailTimeout: failTimeout,
-		Labels: map[string]string{}, LabelPrefix: prefixOf(p.set.Routes[name]),
+		Name:       name,
+		Traffic:    Traffic{ContextRoot: "/"},
+		Resilience: Resilience{IdleTimeout: idleTimeout, ConnectTimeout: connectTimeout, Retries: retryCount, FailTimeout: failTimeout},
+		Labels:     map[string]string{}, LabelPrefix: prefixOf(p.set.Routes[name]),
 	}
 	if name != "" && !validRoute(name) {
 		r.Broken = true

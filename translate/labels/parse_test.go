@@ -53,9 +53,12 @@ func TestEveryBuiltKey(t *testing.T) {
 	require.Empty(t, cmp.Diff(&Service{
 		Network: "edge", BackendMode: VIPMode,
 		Routes: []*Route{{
-			Hosts: []string{"a.example", "*.b.example"}, DefaultBackend: true, ContextRoot: "/app", ContextRootRewrite: true,
-			Port: 8080, Weight: number(0), Timeout: 30 * time.Second, IdleTimeout: time.Hour, ConnectTimeout: time.Second, Retries: 0,
-			MaxFails: number(0), FailTimeout: 10 * time.Second,
+			Traffic:     Traffic{Hosts: []string{"a.example", "*.b.example"}, DefaultBackend: true, ContextRoot: "/app", ContextRootRewrite: true},
+			Destination: Destination{Port: 8080, Weight: number(0)},
+			Resilience: Resilience{
+				Timeout: 30 * time.Second, IdleTimeout: time.Hour, ConnectTimeout: time.Second, Retries: 0,
+				MaxFails: number(0), FailTimeout: 10 * time.Second,
+			},
 			LabelPrefix: "com.docker.lb.",
 			Labels: map[string]string{
 				"hosts": "com.docker.lb.hosts", "default_backend": "com.docker.lb.default_backend", "context_root": "com.docker.lb.context_root",
@@ -66,8 +69,9 @@ func TestEveryBuiltKey(t *testing.T) {
 				"websocket_endpoints": "com.docker.lb.websocket_endpoints",
 			},
 		}, {
-			Name: "api", Hosts: []string{"api.example"}, ContextRoot: "/",
-			IdleTimeout: 10 * time.Minute, ConnectTimeout: 500 * time.Millisecond, Retries: 2, FailTimeout: 5 * time.Second,
+			Name:        "api",
+			Traffic:     Traffic{Hosts: []string{"api.example"}, ContextRoot: "/"},
+			Resilience:  Resilience{IdleTimeout: 10 * time.Minute, ConnectTimeout: 500 * time.Millisecond, Retries: 2, FailTimeout: 5 * time.Second},
 			LabelPrefix: "com.docker.lb.api.",
 			Labels: map[string]string{
 				"hosts": "com.docker.lb.api.hosts", "network": "com.docker.lb.network",

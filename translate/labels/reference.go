@@ -7,7 +7,7 @@ import (
 )
 
 const preface = "# Labels\n\n" +
-	"<!-- Generated from translate/labels/keys.go: go generate ./translate/labels -->\n\n" +
+	"<!-- Generated from translate/labels/keys*.go: go generate ./translate/labels -->\n\n" +
 	"Every key of the label language. A service publishes itself with two labels:\n\n" +
 	"```yaml\n" +
 	"services:\n" +

@@ -180,16 +180,16 @@ func TestListsAndWords(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	read(t, match, []reading{
-		{text: "a b", want: matcher{Exact: "a b"}},
-		{text: "*", want: matcher{Present: true}},
-		{text: "!*", want: matcher{Negated: true, Present: true}},
-		{text: "!~v[12]", want: matcher{Negated: true, Regex: "v[12]"}},
+		{text: "a b", want: Matcher{Exact: "a b"}},
+		{text: "*", want: Matcher{Present: true}},
+		{text: "!*", want: Matcher{Negated: true, Present: true}},
+		{text: "!~v[12]", want: Matcher{Negated: true, Regex: "v[12]"}},
 		{text: "!", reason: "says nothing to compare with", hint: "write a value, `*` or `~regex`"},
 		{text: "~(", reason: "is not an RE2 pattern: missing closing ): `(`", hint: "write an RE2 pattern such as `/v[0-9]+/.*`"},
 	})
 	read(t, selector("ip", "header"), []reading{
-		{text: "ip", want: "ip"},
-		{text: "header:X-Tenant", want: "header:X-Tenant"},
+		{text: "ip", want: Selector{What: "ip"}},
+		{text: "header:X-Tenant", want: Selector{"header", "X-Tenant"}},
 		{text: "header:", reason: `"": is blank`, hint: "write a name such as `X-Tenant`"},
 		{text: "cookie:a", reason: "is none of `ip`, `header:<name>`", hint: "write one of `ip`, `header:<name>`"},
 	})
@@ -209,16 +209,16 @@ func TestNames(t *testing.T) {
 		{text: "-dev", reason: "is not the name of a collection", hint: "write a name of lower-case letters, digits, `.`, `_` and `-`"},
 	})
 	read(t, authService, []reading{
-		{text: "auth", want: "auth"},
-		{text: "auth:9000/check", want: "auth:9000/check"},
-		{text: "grpc://auth:9000", want: "grpc://auth:9000"},
+		{text: "auth", want: AuthService{Service: "auth"}},
+		{text: "auth:9000/check", want: AuthService{Service: "auth", Port: 9000, Path: "/check"}},
+		{text: "grpc://auth:9000", want: AuthService{Service: "auth", Port: 9000, GRPC: true}},
 		{text: "grpc://auth", reason: "a gRPC service needs a port and takes no path", hint: "write `service[:port][/path]` or `grpc://service:port`"},
 		{text: "auth:no", reason: `"no" is not a port`, hint: "write `service[:port][/path]` or `grpc://service:port`"},
 		{text: "https://auth/", reason: `"" is not a port`, hint: "write `service[:port][/path]` or `grpc://service:port`"},
 	})
 	read(t, redirects, []reading{
-		{text: "http://a.example.com,https://a.example.com;", want: []redirection{{"a.example.com", "https://a.example.com"}}},
-		{text: "Old.example.com,https://new.example.com/x ; b.example,http://c.example", want: []redirection{
+		{text: "http://a.example.com,https://a.example.com;", want: []Redirection{{"a.example.com", "https://a.example.com"}}},
+		{text: "Old.example.com,https://new.example.com/x ; b.example,http://c.example", want: []Redirection{
 			{"old.example.com", "https://new.example.com/x"}, {"b.example", "http://c.example"}}},
 		{text: "a.example.com", reason: `"a.example.com" has no target after a comma`, hint: "write `http://old.example.com,https://new.example.com`"},
 		{text: "ftp://a.example.com,http://b.example", reason: `"ftp://a.example.com" is not an http or https URL`, hint: "write `http://old.example.com,https://new.example.com`"},
@@ -226,7 +226,7 @@ func TestNames(t *testing.T) {
 		{text: ";", reason: "redirects nothing", hint: "write `http://old.example.com,https://new.example.com`"},
 	})
 	read(t, pair("`2s,10%`", true, positive, percent), []reading{
-		{text: "2s, 10%", want: [2]any{2 * time.Second, 10.0}},
+		{text: "2s, 10%", want: two[time.Duration, float64]{2 * time.Second, 10, true}},
 		{text: "2s", reason: "has no second part after a comma", hint: "write `2s,10%`"},
 		{text: "2s,x", reason: `"x" is not a percentage`, hint: "write a percentage such as `10` or `10%`"},
 	})

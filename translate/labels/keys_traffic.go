@@ -1,0 +1,41 @@
+package labels
+
+// Traffic is what section "Which traffic" says of a route.
+type Traffic struct {
+	Hosts          []string // normalised: lower case, punycode, no trailing dot or port; "*.x", "*" as they are; no duplicates
+	DefaultBackend bool
+
+	ContextRoot        string // starts with "/"; "/" takes everything; no trailing "/" otherwise
+	ContextRootRewrite bool
+}
+
+// trafficKeys: which traffic a route takes.
+var trafficKeys = section{title: "Which traffic", keys: []key{
+	{name: "hosts", class: Match, interlock: true, standardText: "required, or `default_backend`",
+		value:   useHosts(func(t *target, v []string) { t.route.Hosts = v }),
+		meaning: "The hosts of the route: exact before wildcard (longest suffix first) before `*`. Case is folded, IDN becomes punycode, a trailing dot and (with a warning) a port are dropped; a bad entry drops that entry."},
+	{name: "default_backend", class: Match, interlock: true, standard: "false",
+		value:   use(boolean, func(t *target, v bool) { t.route.DefaultBackend = v }),
+		meaning: "Takes every host that nobody claimed; once per collection, never shared."},
+	{name: "context_root", class: Match, interlock: true, narrows: true, standard: "/",
+		value:   use(pathPrefix, func(t *target, v string) { t.route.ContextRoot = v }),
+		meaning: "Takes a path prefix, segment by segment: `/app` takes `/app` and `/app/x`, not `/apple`. Services may share a host with different roots; the longest wins."},
+	{name: "context_root_rewrite", class: Match, interlock: true, standard: "false",
+		value:   use(boolean, func(t *target, v bool) { t.route.ContextRootRewrite = v }),
+		meaning: "Strips the context root before the task sees the path; `/app` answers 301 to `/app/`."},
+	{name: "path", class: Match, narrows: true, value: later(list("list of exact paths", path)),
+		meaning: "Takes these paths only."},
+	{name: "path_regex", class: Match, narrows: true, value: later(regex),
+		meaning: "Takes paths that the whole pattern matches."},
+	{name: "methods", class: Match, narrows: true, standardText: "any", value: later(list("list", method)),
+		meaning: "Takes these methods only."},
+	{name: "match_header", takes: headerName, class: Match, narrows: true, value: later(match),
+		meaning: "Takes requests with this header; all such labels of a route must match."},
+	{name: "match_query", takes: parameterName, class: Match, narrows: true, value: later(match),
+		meaning: "Takes requests with this query parameter; all such labels of a route must match."},
+	{name: "priority", class: Match, standard: "0", value: later(integer),
+		meaning: "Higher comes first; among equals exact before regex before longer prefix, then more matchers, then age."},
+	{name: "service_cluster", class: None, interlock: true, serviceWide: true, standardText: "access label, placement constraint, then the default collection",
+		value:   accept(collectionName),
+		meaning: "The collection that publishes the service."},
+}}
