@@ -258,17 +258,24 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	binary, err := envoy.Find()
-	require.NoError(t, err)
-	l := &lab{o: Options{API: "127.0.0.1:0"}, cfg: config.ForCollections([]string{"dev", "prod", "strict", "open"})}
-	dev, prod := l.cfg.Collections["dev"], l.cfg.Collections["prod"]
+	cfg := config.ForCollections([]string{"dev", "prod", "strict", "open"})
+	dev, prod := cfg.Collections["dev"], cfg.Collections["prod"]
 	dev.AccessLabels, prod.AccessLabels = []string{"/dev"}, []string{"/prod"}
 	prod.MatchConstraints = []string{"node.labels.collection==prod"}
 	dev.HostOwners = map[string][]string{"owned.example.com": {"late"}}
-	l.cfg.Collections["open"].ShareHosts = "any"
-	strict := l.cfg.Collections["strict"]
+	cfg.Collections["open"].ShareHosts = "any"
+	strict := cfg.Collections["strict"]
 	strict.Defaults = map[string]string{"port": "80", "context_root_rewrite": "true"}
 	strict.Required = map[string]string{"context_root": "/must", "timeout": "200ms"}
+	return benchFor(t, cfg)
+}
+
+// benchFor is a bench with one proxy for each collection of the configuration.
+func benchFor(t *testing.T, cfg *config.Config) *bench {
+	t.Helper()
+	binary, err := envoy.Find()
+	require.NoError(t, err)
+	l := &lab{o: Options{API: "127.0.0.1:0"}, cfg: cfg}
 	require.NoError(t, l.assign())
 	timing := quick
 	timing.Warning = 200 * time.Millisecond // by then any proxy has heard that a task leaves
@@ -294,6 +301,12 @@ func (b *bench) load(t *testing.T, names ...string) {
 	p, findings, err := stackfile.Load(t.Context(), stackfile.Options{Files: files})
 	require.NoError(t, err)
 	require.False(t, slices.ContainsFunc(findings, func(f stackfile.Finding) bool { return f.Severity == stackfile.Error }), "%v", findings)
+	b.apply(t, p)
+}
+
+// apply makes p what runs, as load does.
+func (b *bench) apply(t *testing.T, p *watcher.Picture) {
+	t.Helper()
 	b.n++
 	for _, a := range b.addresses {
 		id := b.marker(a.collection)
