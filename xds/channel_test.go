@@ -10,7 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	"github.com/waggle-lb/waggle/secrets/ca"
 	"github.com/waggle-lb/waggle/translate"
@@ -77,4 +79,28 @@ func TestOverTLSACollectionIsProved(t *testing.T) {
 		}
 	}
 	require.Len(t, r.Proxies(), 1, "nothing is remembered of who was refused")
+}
+
+// A stream is worth as much as the certificate that opened it: it ends with it, and
+// the server forgets the proxy.
+func TestAStreamEndsWithItsCertificate(t *testing.T) {
+	dir := authority(t, "dev")
+	guard, err := identity.TLS(identity.Files{
+		CA:   filepath.Join(dir, ca.ControlPlane, "ca.crt"),
+		Cert: filepath.Join(dir, ca.ControlPlane, "tls.crt"),
+		Key:  filepath.Join(dir, ca.ControlPlane, "tls.key"),
+	}, identity.Options{})
+	require.NoError(t, err)
+	r := start(t, Options{Guard: guard}, "dev")
+	r.publish(t, shop("dev", 2))
+	_, err = ca.Issue(dir, "dev", ca.Options{Lifetime: 3 * time.Second})
+	require.NoError(t, err)
+
+	c := envoylike.New(envoylike.Options{Node: "dev/1", Dial: []grpc.DialOption{as(t, dir, "dev")}})
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(t.Context(), r.addr) }()
+	r.reaches(t, c, "dev")
+	require.Equal(t, codes.Unauthenticated, status.Code(<-ended), "the stream ends by itself")
+	require.Eventually(t, func() bool { return len(r.Proxies()) == 0 }, patience, 10*time.Millisecond)
+	require.Error(t, c.Run(t.Context(), r.addr), "and cannot be opened again")
 }

@@ -55,6 +55,8 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec()),
 		// A reconnecting proxy lists the versions of everything it has in one message.
 		grpc.MaxRecvMsgSize(32 << 20),
+		// A proxy has one stream, for a moment two: each may hold a message like that.
+		grpc.MaxConcurrentStreams(16),
 		// Static windows: no bandwidth probes, which are a good part of small updates.
 		grpc.StaticStreamWindowSize(1 << 20),
 		grpc.StaticConnWindowSize(1 << 20),
