@@ -5,8 +5,6 @@ import (
 	"cmp"
 	"slices"
 
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-
 	"github.com/waggle-lb/waggle/config"
 )
 
@@ -17,10 +15,10 @@ type collection struct {
 	fleet []string // networks of its proxies, as FleetLabel says
 
 	hosts     map[string]*host
-	published sortedNames         // hosts that somebody has
+	published ordered[*host]      // that somebody has
 	backends  map[string]*backend // of its services, by cluster name
 	refs      map[string]int      // how many hosts name a cluster
-	needed    sortedNames         // clusters that a host names
+	needed    ordered[Ref]        // clusters that a host names
 
 	resources Resources
 	sweep     bool // resources are of an earlier build: what is not built again goes
@@ -151,11 +149,15 @@ func (c *collection) buildHost(h *host) bool {
 		}
 	}
 	if is, was := h.bytes != nil, before != nil; is != was {
-		c.published.set(h.name, is)
+		if is {
+			c.published.put(h.name, h)
+		} else {
+			c.published.drop(h.name)
+		}
 	}
 	for _, name := range h.clusters {
 		if c.refs[name]++; c.refs[name] == 1 {
-			c.needed.set(name, true)
+			c.needed.put(name, Ref{Cluster, name})
 		}
 		c.touch(name, true)
 	}
@@ -163,74 +165,8 @@ func (c *collection) buildHost(h *host) bool {
 		c.touch(name, true)
 		if c.refs[name]--; c.refs[name] == 0 {
 			delete(c.refs, name)
-			c.needed.set(name, false)
+			c.needed.drop(name)
 		}
 	}
 	return !bytes.Equal(before, h.bytes)
-}
-
-// sortedNames is a set of names that is asked for in order far more often than
-// many of them change.
-type sortedNames struct {
-	names   []string        // sorted, as of the last time it was asked for
-	changed map[string]bool // since then: in or out
-}
-
-func (s *sortedNames) set(name string, in bool) {
-	if s.changed == nil {
-		s.changed = map[string]bool{}
-	}
-	s.changed[name] = in
-}
-
-func (s *sortedNames) sorted() []string {
-	if len(s.changed) == 0 {
-		return s.names
-	}
-	var in []string
-	for name, is := range s.changed {
-		if is {
-			in = append(in, name)
-		}
-	}
-	slices.Sort(in)
-	merged := make([]string, 0, len(s.names)+len(in))
-	for _, name := range s.names {
-		if _, changed := s.changed[name]; changed {
-			continue
-		}
-		for len(in) > 0 && in[0] < name {
-			merged, in = append(merged, in[0]), in[1:]
-		}
-		merged = append(merged, name)
-	}
-	s.names = append(merged, in...)
-	clear(s.changed)
-	return s.names
-}
-
-// table puts the route table together. Its hosts are in the order of their names,
-// the one that takes every other host last.
-func (c *collection) table() *Resource {
-	m := table(httpTable)
-	encoded := make([][]byte, 0, len(c.hosts)+1)
-	m.VirtualHosts = make([]*routev3.VirtualHost, 0, len(c.hosts)+1)
-	for _, name := range c.published.sorted() {
-		if h := c.hosts[name]; name != "*" {
-			m.VirtualHosts = append(m.VirtualHosts, h.message)
-			encoded = append(encoded, h.bytes)
-		}
-	}
-	last, body := catchAll(), []byte(nil)
-	if h := c.hosts["*"]; h != nil && h.message != nil {
-		last, body = h.message, h.bytes
-	} else {
-		body = field(mustEncode(last))
-	}
-	m.VirtualHosts = append(m.VirtualHosts, last)
-	refs := make([]Ref, 0, len(c.refs))
-	for _, name := range c.needed.sorted() {
-		refs = append(refs, Ref{Cluster, name})
-	}
-	return &Resource{Kind: Routes, Name: httpTable, Message: m, Body: tableBytes(httpTable, append(encoded, body)), Refs: refs}
 }

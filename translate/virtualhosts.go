@@ -5,7 +5,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/waggle-lb/waggle/translate/labels"
 )
@@ -97,34 +96,4 @@ func table(name string) *routev3.RouteConfiguration {
 			setHeader("x-real-ip", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
 		},
 	}
-}
-
-// fieldVirtualHosts is the number of RouteConfiguration.virtual_hosts.
-const fieldVirtualHosts = 2
-
-// field gives an encoded virtual host as a field of the table.
-func field(vh []byte) []byte {
-	b := make([]byte, 0, len(vh)+6)
-	b = protowire.AppendTag(b, fieldVirtualHosts, protowire.BytesType)
-	return protowire.AppendBytes(b, vh)
-}
-
-// tableBytes puts a table together from encoded virtual hosts. Deterministic
-// encoding is in the order of field numbers: the name (1), the virtual hosts (2),
-// everything else.
-func tableBytes(name string, hosts [][]byte) []byte {
-	rest := table(name)
-	rest.Name = ""
-	tail := mustEncode(rest)
-	size := len(name) + 8 + len(tail)
-	for _, h := range hosts {
-		size += len(h)
-	}
-	b := make([]byte, 0, size)
-	b = protowire.AppendTag(b, 1, protowire.BytesType)
-	b = protowire.AppendString(b, name)
-	for _, h := range hosts {
-		b = append(b, h...)
-	}
-	return append(b, tail...)
 }
