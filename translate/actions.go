@@ -3,11 +3,16 @@ package translate
 import (
 	"fmt"
 	"math"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -18,35 +23,195 @@ const (
 	// SafeSuffix marks the twin of a route for the methods that may be sent twice.
 	SafeSuffix = "#safe"
 
-	// retryAlways is safe for every method: the task has not seen the request.
-	retryAlways    = "connect-failure,refused-stream,reset-before-request"
 	defaultRetries = 2
-	// Safe methods are also sent again after a reset. The router adds what this
-	// header says to the retry policy and removes it; from clients it is not
+	// Safe methods are also sent again after a reset. The router adds what these
+	// headers say to the retry policy and removes them; from clients they are not
 	// believed. So a host needs one policy, not one for each route and twin: half
 	// of its bytes, and of the work that Envoy has with a table.
-	retryHeader = "x-envoy-retry-on"
-	retrySafe   = "reset"
-	safeMethods = "GET|HEAD|OPTIONS"
+	retryHeader     = "x-envoy-retry-on"
+	retryHeaderGRPC = "x-envoy-retry-grpc-on"
 
 	retryBackOff    = 10 * time.Millisecond
 	retryBackOffMax = 100 * time.Millisecond
 	hostAttempts    = 5 // how often to look for a task that was not tried yet
 )
 
-// forwardAction is what a route that sends requests on does with them. Those who
-// share the match have it in common: it is the oldest's.
-func forwardAction(oldest *route, shares []weighted, stripRoot bool) *routev3.RouteAction {
+// defaultRetryMethods may be sent twice.
+var defaultRetryMethods = []string{"GET", "HEAD", "OPTIONS"}
+
+// forwardAction is what a route that sends requests on does with those that
+// match. Those who share the match have it in common: it is the oldest's.
+func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *routev3.RouteMatch) *routev3.RouteAction {
+	l := oldest.label
 	action := forwardTo(shares)
-	action.Timeout = durationpb.New(oldest.label.Timeout)
-	action.IdleTimeout = durationpb.New(oldest.label.IdleTimeout)
-	if oldest.label.Retries != defaultRetries {
-		action.RetryPolicy = retryPolicy(oldest.label.Retries)
+	action.Timeout = durationpb.New(l.Timeout)
+	action.IdleTimeout = durationpb.New(l.IdleTimeout)
+	if l.Protocol == "grpc" {
+		// The client's own deadline holds, whatever it is.
+		action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: durationpb.New(0)}
+	}
+	always := retriedAlways(l)
+	if l.Retries != defaultRetries || l.PerTryTimeout > 0 || always != retriedAlways(&labels.Route{}) {
+		action.RetryPolicy = retryPolicy(l.Retries, always)
+		if l.PerTryTimeout > 0 {
+			action.RetryPolicy.PerTryTimeout = durationpb.New(l.PerTryTimeout)
+		}
 	}
 	if stripRoot {
 		action.PrefixRewrite = "/"
+	} else {
+		rewritePath(action, l, match)
+	}
+	if host := oldest.hostSent(); host != "" && len(shares) == 1 {
+		action.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}
+	}
+	action.HashPolicy = hashPolicies(l, len(shares) > 1)
+	if w := action.GetWeightedClusters(); w != nil && len(action.HashPolicy) > 0 {
+		w.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
+	}
+	if oldest.mirror != "" {
+		action.RequestMirrorPolicies = []*routev3.RouteAction_RequestMirrorPolicy{{
+			Cluster:         oldest.mirror,
+			RuntimeFraction: fraction(l.Mirror.Percent),
+			// The copy is like the original.
+			DisableShadowHostSuffixAppend: true,
+		}}
 	}
 	return action
+}
+
+// hostSent is the Host header that reaches the task; "" as the client sent it.
+func (r *route) hostSent() string {
+	if r.label.RewriteHost == "auto" {
+		return r.svc.name
+	}
+	return r.label.RewriteHost
+}
+
+// rewritePath makes the path what the labels say, for requests that match.
+func rewritePath(action *routev3.RouteAction, l *labels.Route, match *routev3.RouteMatch) {
+	if rx := l.RewriteRegex; rx.Pattern != "" {
+		action.RegexRewrite = replace(rx.Pattern, rx.Replacement)
+		return
+	}
+	to := l.RewritePath
+	if to == "" {
+		return
+	}
+	switch prefix := match.GetPathSeparatedPrefix(); {
+	case match.GetPrefix() == "/":
+		// Envoy puts it in the place of the slash: /new and x would be /newx.
+		action.PrefixRewrite = strings.TrimSuffix(to, "/") + "/"
+	case prefix != "" && strings.HasSuffix(to, "/"):
+		// /app/x would be //x.
+		action.RegexRewrite = replace("^"+regexp.QuoteMeta(prefix)+"/?", strings.ReplaceAll(to, `\`, `\\`))
+	default:
+		action.PrefixRewrite = to
+	}
+}
+
+func replace(pattern, with string) *matcherv3.RegexMatchAndSubstitute {
+	return &matcherv3.RegexMatchAndSubstitute{Pattern: &matcherv3.RegexMatcher{Regex: pattern}, Substitution: with}
+}
+
+// hashPolicies say what is hashed: the first that a request has. With sharers
+// the hash chooses among the services too, so that a client stays with one; a
+// session of the proxy's own then has a second cookie for that.
+func hashPolicies(l *labels.Route, shared bool) []*routev3.RouteAction_HashPolicy {
+	var out []*routev3.RouteAction_HashPolicy
+	ip := func() *routev3.RouteAction_HashPolicy {
+		return &routev3.RouteAction_HashPolicy{PolicySpecifier: &routev3.RouteAction_HashPolicy_ConnectionProperties_{
+			ConnectionProperties: &routev3.RouteAction_HashPolicy_ConnectionProperties{SourceIp: true},
+		}}
+	}
+	cookie := func(c *routev3.RouteAction_HashPolicy_Cookie) *routev3.RouteAction_HashPolicy {
+		return &routev3.RouteAction_HashPolicy{PolicySpecifier: &routev3.RouteAction_HashPolicy_Cookie_{Cookie: c}}
+	}
+	switch on := l.HashOn; on.What {
+	case "ip":
+		out = append(out, ip())
+	case "header":
+		out = append(out, &routev3.RouteAction_HashPolicy{PolicySpecifier: &routev3.RouteAction_HashPolicy_Header_{
+			Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: on.Name},
+		}})
+	case "query":
+		out = append(out, &routev3.RouteAction_HashPolicy{PolicySpecifier: &routev3.RouteAction_HashPolicy_QueryParameter_{
+			QueryParameter: &routev3.RouteAction_HashPolicy_QueryParameter{Name: on.Name},
+		}})
+	case "cookie":
+		out = append(out, cookie(&routev3.RouteAction_HashPolicy_Cookie{Name: on.Name}))
+	}
+	if l.StickySessionCookie != "" {
+		out = append(out, cookie(&routev3.RouteAction_HashPolicy_Cookie{Name: l.StickySessionCookie}))
+	}
+	if l.IPHash {
+		out = append(out, ip())
+	}
+	if len(out) == 0 && shared && l.StickySessions.Cookie != "" {
+		out = append(out, cookie(&routev3.RouteAction_HashPolicy_Cookie{
+			Name: l.StickySessions.Cookie + shareSuffix, Ttl: durationpb.New(l.StickySessions.TTL), Path: l.ContextRoot,
+		}))
+	}
+	for _, p := range out {
+		p.Terminal = true
+	}
+	return out
+}
+
+// shareSuffix names the cookie that keeps a client with one of the services that
+// share a match.
+const shareSuffix = "-share"
+
+// fraction is a percentage in millionths.
+func fraction(percent float64) *corev3.RuntimeFractionalPercent {
+	return &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{
+		Numerator: uint32(math.Round(percent * 10_000)), Denominator: typev3.FractionalPercent_MILLION,
+	}}
+}
+
+// retriedAlways are the words for which a request of any method is sent again.
+func retriedAlways(l *labels.Route) string {
+	if l.RetryOn == nil {
+		return strings.Join(labels.RetryAlways, ",")
+	}
+	return strings.Join(slices.DeleteFunc(slices.Clone(l.RetryOn), func(w string) bool { return !slices.Contains(labels.RetryAlways, w) }), ",")
+}
+
+// sentTwice gives what the twin of a route for the methods that may be sent twice
+// matches, a pattern of methods, and adds to its requests; "" where it needs none.
+func sentTwice(l *labels.Route) (methods string, headers []*corev3.HeaderValueOption) {
+	words, grpc := []string{"reset"}, []string(nil)
+	if l.RetryOn != nil {
+		words = nil
+		for _, w := range l.RetryOn {
+			switch {
+			case slices.Contains(labels.RetryGRPC, w):
+				grpc = append(grpc, w)
+			case !slices.Contains(labels.RetryAlways, w):
+				words = append(words, w)
+			}
+		}
+	}
+	for _, h := range []struct {
+		name  string
+		words []string
+	}{{retryHeader, words}, {retryHeaderGRPC, grpc}} {
+		if len(h.words) > 0 {
+			headers = append(headers, setHeader(h.name, formatLiteral(strings.Join(h.words, ","))))
+		}
+	}
+	safe := l.RetryMethods
+	if safe == nil {
+		safe = defaultRetryMethods
+	}
+	if l.Retries == 0 || len(headers) == 0 || len(safe) == 0 {
+		return "", nil
+	}
+	quoted := make([]string, len(safe))
+	for i, m := range safe {
+		quoted[i] = regexp.QuoteMeta(m)
+	}
+	return strings.Join(quoted, "|"), headers
 }
 
 // weighted is one sharer of a match.
@@ -120,10 +285,14 @@ func forwardTo(shares []weighted) *routev3.RouteAction {
 	}
 	w := &routev3.WeightedCluster{}
 	for _, s := range shares {
-		w.Clusters = append(w.Clusters, &routev3.WeightedCluster_ClusterWeight{
+		c := &routev3.WeightedCluster_ClusterWeight{
 			Name:   s.claim.route.backend.name,
 			Weight: wrapperspb.UInt32(s.weight),
-		})
+		}
+		if host := s.claim.route.hostSent(); host != "" {
+			c.HostRewriteSpecifier = &routev3.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: host}
+		}
+		w.Clusters = append(w.Clusters, c)
 	}
 	return &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_WeightedClusters{WeightedClusters: w}}
 }
@@ -131,12 +300,12 @@ func forwardTo(shares []weighted) *routev3.RouteAction {
 // retryPolicy sends a request again where HTTP says that this is safe, and to a
 // task that has not had it yet. Without retries it is empty, which is not the
 // same as none: the host's policy would hold.
-func retryPolicy(retries uint32) *routev3.RetryPolicy {
+func retryPolicy(retries uint32, on string) *routev3.RetryPolicy {
 	if retries == 0 {
 		return &routev3.RetryPolicy{}
 	}
 	return &routev3.RetryPolicy{
-		RetryOn:    retryAlways,
+		RetryOn:    on,
 		NumRetries: wrapperspb.UInt32(retries),
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
 			Name: "envoy.retry_host_predicates.previous_hosts",
@@ -163,12 +332,26 @@ func unlike(a, b *labels.Route) string {
 		{"timeout", a.Timeout == b.Timeout},
 		{"idle_timeout", a.IdleTimeout == b.IdleTimeout},
 		{"retries", a.Retries == b.Retries},
+		{"retry_on", slices.Equal(a.RetryOn, b.RetryOn) && (a.RetryOn == nil) == (b.RetryOn == nil)},
+		{"retry_methods", slices.Equal(a.RetryMethods, b.RetryMethods) && (a.RetryMethods == nil) == (b.RetryMethods == nil)},
+		{"per_try_timeout", a.PerTryTimeout == b.PerTryTimeout},
+		{"hash_on", a.HashOn == b.HashOn},
+		{"sticky_session_cookie", a.StickySessionCookie == b.StickySessionCookie},
+		{"ip_hash", a.IPHash == b.IPHash},
+		{"sticky_sessions", a.StickySessions == b.StickySessions},
+		{"mirror", a.Mirror == b.Mirror},
 	} {
 		if !o.same {
 			keys = append(keys, o.key)
 		}
 	}
 	return strings.Join(keys, ", ")
+}
+
+// rewrites is what becomes of a path before it reaches the task. Envoy's route
+// says it once: services that share a match must agree.
+func rewrites(l *labels.Route) [3]string {
+	return [3]string{l.RewritePath, l.RewriteRegex.Pattern, l.RewriteRegex.Replacement}
 }
 
 func unlikeReason(keys, oldest string) string {

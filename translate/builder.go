@@ -24,6 +24,8 @@ type Builder struct {
 	names       map[string]map[string]struct{} // IDs by service name, of all services
 	fleets      map[string]map[string]struct{} // IDs by the collection that FleetLabel names
 	collections map[string]*collection
+	wanted      map[string]map[string]struct{}    // IDs of services by the name of another that they refer to
+	referred    map[string]map[*referred]struct{} // by the ID of the service that is referred to
 	cache       *labels.Cache
 	cacheSize   int
 
@@ -72,6 +74,7 @@ func (b *Builder) all(in Input) {
 	b.services = make(map[string]*service, len(in.Picture.Services))
 	b.names = make(map[string]map[string]struct{}, len(in.Picture.Services))
 	b.fleets = map[string]map[string]struct{}{}
+	b.wanted, b.referred = map[string]map[string]struct{}{}, map[string]map[*referred]struct{}{}
 	b.problemsStale = true
 	if n := len(in.Picture.Services); b.cache == nil || b.cacheSize < n {
 		b.cacheSize = n + n/2 + 64
@@ -98,6 +101,9 @@ func (b *Builder) all(in Input) {
 	for id := range in.Picture.Services {
 		b.place(id)
 	}
+	for id := range in.Picture.Services {
+		b.link(id)
+	}
 }
 
 // some builds what the changes touch.
@@ -108,6 +114,7 @@ func (b *Builder) some(changes watcher.Changes) {
 		dirty[id] = struct{}{}
 		if old := b.services[id]; old != nil {
 			b.forgetName(old.spec.Name, id, dirty)
+			maps.Copy(dirty, b.wanted[old.spec.Name])
 		}
 		for f, ids := range b.fleets {
 			if _, ok := ids[id]; ok {
@@ -118,6 +125,7 @@ func (b *Builder) some(changes watcher.Changes) {
 		if s := b.picture.Services[id]; s != nil {
 			add(b.names, s.Name, id)
 			maps.Copy(dirty, b.names[s.Name])
+			maps.Copy(dirty, b.wanted[s.Name])
 			if f := s.Labels[FleetLabel]; f != "" {
 				add(b.fleets, f, id)
 				fleets[f] = struct{}{}
@@ -141,6 +149,9 @@ func (b *Builder) some(changes watcher.Changes) {
 	}
 	for id := range dirty {
 		b.place(id)
+	}
+	for id := range dirty {
+		b.link(id)
 	}
 
 	refresh := changes.Tasks
@@ -178,6 +189,7 @@ func (b *Builder) remove(id string) {
 	if s.coll == nil {
 		return
 	}
+	b.unrefer(s)
 	for _, r := range s.routes {
 		for _, cl := range r.claims {
 			s.coll.unclaim(cl)
@@ -191,7 +203,8 @@ func (b *Builder) remove(id string) {
 	}
 }
 
-// place reads a service of the picture and puts what it claims into its collection.
+// place reads a service of the picture and puts what it claims into its collection,
+// but for what depends on other services: see link.
 func (b *Builder) place(id string) {
 	spec := b.picture.Services[id]
 	if spec == nil {
@@ -199,7 +212,7 @@ func (b *Builder) place(id string) {
 	}
 	set := b.cache.Set(b.cfg.LabelPrefixes, spec)
 	misplaced := labels.Misplaced(b.cfg.LabelPrefixes, spec)
-	s := &service{spec: spec, name: spec.Name, problems: misplaced}
+	s := &service{b: b, spec: spec, name: spec.Name, problems: misplaced}
 	b.services[id] = s
 	if len(misplaced) > 0 {
 		b.problemsStale = true
@@ -230,7 +243,7 @@ func (b *Builder) place(id string) {
 	}
 	c := b.collections[collectionName(b.cfg, cfg)]
 	s.coll = c
-	s.parsed = b.cache.Service(b.cfg.LabelPrefixes, spec, labels.Options{Collection: c.name, Defaults: cfg.Defaults, Required: cfg.Required})
+	s.parsed = b.cache.Service(b.cfg.LabelPrefixes, spec, c.labelOptions())
 	s.problems = append(s.problems, ps...)
 	s.problems = append(s.problems, s.parsed.Problems...)
 	if len(s.parsed.Routes) == 0 {
@@ -239,7 +252,7 @@ func (b *Builder) place(id string) {
 	var rp []Problem
 	s.reach, rp = reachOf(b.picture, b.networks, cfg, c.fleet, s)
 	s.problems = append(s.problems, rp...)
-	s.build(b.networks)
+	s.plan(b.networks)
 	for _, be := range s.backends {
 		c.backends[be.name] = be
 		c.touch(be.name, true)
@@ -252,9 +265,17 @@ func (b *Builder) place(id string) {
 	}
 }
 
+// link adds what a placed service takes from others.
+func (b *Builder) link(id string) {
+	if s := b.services[id]; s != nil && s.coll != nil {
+		s.link()
+	}
+}
+
 // refresh finds the endpoints of a service again. Routes are touched only where
 // a share of a match goes from or to no ready task.
 func (b *Builder) refresh(s *service) {
+	b.refreshReferred(s)
 	for _, be := range s.backends {
 		was := be.found
 		be.found = endpointsOf(b.picture, b.networks, b.ownPorts, s, be.port)
@@ -336,6 +357,12 @@ func (b *Builder) Problems() []Problem {
 		all = append(all, s.problems...)
 		for _, be := range s.backends {
 			all = append(all, be.found.problems...)
+		}
+	}
+	for _, refs := range b.referred {
+		for r := range refs {
+			all = append(all, r.problems...)
+			all = append(all, r.backend.found.problems...)
 		}
 	}
 	for _, c := range b.collections {

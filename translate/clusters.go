@@ -1,11 +1,15 @@
 package translate
 
 import (
+	"cmp"
 	"math"
+	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
+	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -20,20 +24,97 @@ type upstream struct {
 	connectTimeout time.Duration
 	maxFails       int64 // -1: the default counts
 	failTimeout    time.Duration
+
+	protocol      string // "h2c", "auto"; "" is HTTP/1
+	grpc          bool   // checks are of gRPC's own kind
+	policy        clusterv3.Cluster_LbPolicy
+	proxyProtocol string // "v1", "v2", ""
+	slowStart     time.Duration
+	check         check
+
+	maxConnections, maxPending, maxRequests uint32 // 0: unlimited
+
+	failover string // service, as the label says
+	fallback string // its cluster, "" where there is none; not known before every service is planned
+}
+
+// check is an active check; without a path there is none.
+type check struct {
+	path, host        string
+	interval, timeout time.Duration
+	rise, fall        uint32
 }
 
 func upstreamOf(r *labels.Route) upstream {
-	u := upstream{connectTimeout: r.ConnectTimeout, maxFails: -1, failTimeout: r.FailTimeout}
+	u := upstream{
+		connectTimeout: cmp.Or(max(r.ConnectTimeout, 0), defaultConnectTimeout),
+		maxFails:       -1,
+		failTimeout:    cmp.Or(max(r.FailTimeout, 0), defaultFailTimeout),
+		policy:         policyOf(r),
+		proxyProtocol:  r.SendProxyProtocol,
+		maxConnections: r.MaxConnections, maxPending: r.MaxPendingRequests, maxRequests: r.MaxRequests,
+		failover: r.Failover,
+	}
 	if r.MaxFails != nil {
 		u.maxFails = int64(*r.MaxFails)
 	}
-	if u.connectTimeout <= 0 {
-		u.connectTimeout = defaultConnectTimeout
+	switch r.Protocol {
+	case "h2c", "http2":
+		u.protocol = h2c
+	case "grpc":
+		u.protocol, u.grpc = h2c, true
+	case "auto":
+		u.protocol = "auto"
 	}
-	if u.failTimeout <= 0 {
-		u.failTimeout = defaultFailTimeout
+	if warmsUp(u.policy) {
+		u.slowStart = r.SlowStart
+	}
+	if r.HealthPath != "" {
+		u.check = check{
+			path: r.HealthPath, interval: r.HealthInterval, timeout: r.HealthTimeout, rise: r.HealthRise, fall: r.HealthFall,
+			host: firstExact(r.Hosts),
+		}
 	}
 	return u
+}
+
+// h2c is HTTP/2 with prior knowledge.
+const h2c = "h2c"
+
+// policyOf is how tasks are chosen. What is hashed needs a policy that hashes; a
+// ring moves the fewest clients when tasks come and go.
+func policyOf(r *labels.Route) clusterv3.Cluster_LbPolicy {
+	switch {
+	case r.LBPolicy == "maglev":
+		return clusterv3.Cluster_MAGLEV
+	case r.LBPolicy == "ring_hash", hashes(r):
+		return clusterv3.Cluster_RING_HASH
+	case r.LBPolicy == "round_robin":
+		return clusterv3.Cluster_ROUND_ROBIN
+	case r.LBPolicy == "random":
+		return clusterv3.Cluster_RANDOM
+	}
+	return clusterv3.Cluster_LEAST_REQUEST
+}
+
+// hashes reports whether the route says what is hashed.
+func hashes(r *labels.Route) bool {
+	return r.HashOn.What != "" || r.StickySessionCookie != "" || r.IPHash
+}
+
+// warmsUp reports whether the policy knows a slow start.
+func warmsUp(p clusterv3.Cluster_LbPolicy) bool {
+	return p == clusterv3.Cluster_LEAST_REQUEST || p == clusterv3.Cluster_ROUND_ROBIN
+}
+
+// firstExact is the first host without a wildcard, "" without one.
+func firstExact(hosts []string) string {
+	for _, h := range hosts {
+		if !strings.HasPrefix(h, "*") {
+			return h
+		}
+	}
+	return ""
 }
 
 const (
@@ -54,7 +135,7 @@ const (
 
 // newCluster is the cluster of one service, port and upstream settings.
 func newCluster(name string, u upstream) *clusterv3.Cluster {
-	return &clusterv3.Cluster{
+	c := &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{
@@ -62,22 +143,74 @@ func newCluster(name string, u upstream) *clusterv3.Cluster {
 		},
 		ConnectTimeout:                durationpb.New(u.connectTimeout),
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
-		LbPolicy:                      clusterv3.Cluster_LEAST_REQUEST,
+		LbPolicy:                      u.policy,
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
 			// No active checks: below the threshold Envoy would send to ejected tasks again.
 			HealthyPanicThreshold: &typev3.Percent{Value: 0},
 		},
-		CircuitBreakers:               breakers(),
+		CircuitBreakers:               u.breakers(),
 		OutlierDetection:              u.ejection(),
 		UpstreamConnectionOptions:     keepalive(),
 		UpstreamBindConfig:            userTimeout(),
-		TypedExtensionProtocolOptions: http1(),
+		TransportSocket:               u.transportSocket(),
+		TypedExtensionProtocolOptions: map[string]*anyMessage{httpProtocolOptions: mustAny(u.protocolOptions())},
 	}
+	if u.check.path != "" {
+		c.HealthChecks = []*corev3.HealthCheck{u.healthCheck(name)}
+		// A task that has gone takes no request until a check fails (envoy-xds.md §3).
+		c.IgnoreHealthOnHostRemoval = true
+	}
+	if u.check.path != "" || u.fallback != "" {
+		// Checks may be wrong about all tasks, and so may failures where all tasks of
+		// both services can be ejected: better any of them than none.
+		c.CommonLbConfig.HealthyPanicThreshold.Value = 50
+	}
+	if u.slowStart > 0 {
+		window := &clusterv3.Cluster_SlowStartConfig{SlowStartWindow: durationpb.New(u.slowStart)}
+		if u.policy == clusterv3.Cluster_ROUND_ROBIN {
+			c.LbConfig = &clusterv3.Cluster_RoundRobinLbConfig_{RoundRobinLbConfig: &clusterv3.Cluster_RoundRobinLbConfig{SlowStartConfig: window}}
+		} else {
+			c.LbConfig = &clusterv3.Cluster_LeastRequestLbConfig_{LeastRequestLbConfig: &clusterv3.Cluster_LeastRequestLbConfig{SlowStartConfig: window}}
+		}
+	}
+	return c
+}
+
+// healthCheck asks every task, new ones at once: until its first good answer a
+// task is not used.
+func (u upstream) healthCheck(cluster string) *corev3.HealthCheck {
+	h := &corev3.HealthCheck{
+		Timeout:            durationpb.New(u.check.timeout),
+		Interval:           durationpb.New(u.check.interval),
+		NoTrafficInterval:  durationpb.New(u.check.interval), // Envoy's own is a minute
+		HealthyThreshold:   wrapperspb.UInt32(u.check.rise),
+		UnhealthyThreshold: wrapperspb.UInt32(u.check.fall),
+	}
+	if u.grpc {
+		// gRPC servers answer no GET: their own protocol asks for a service by name, / for all of them.
+		h.HealthChecker = &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{
+			ServiceName: strings.Trim(u.check.path, "/"), Authority: u.check.host,
+		}}
+		return h
+	}
+	codec := typev3.CodecClientType_HTTP1
+	if u.protocol == h2c {
+		codec = typev3.CodecClientType_HTTP2
+	}
+	host := u.check.host
+	if host == "" {
+		host, _, _ = strings.Cut(cluster, ":")
+	}
+	h.HealthChecker = &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: &corev3.HealthCheck_HttpHealthCheck{
+		Host: host, Path: u.check.path, CodecClientType: codec,
+	}}
+	return h
 }
 
 // ejection is passive: one failure to connect or five answers of 502–504 in a
 // row take a task out for some seconds, never more than half of them. Envoy
-// counts the task it is about to eject: the only task of a service stays.
+// counts the task it is about to eject: the only task of a service stays, unless
+// another service stands in for it.
 func (u upstream) ejection() *clusterv3.OutlierDetection {
 	if u.maxFails == 0 {
 		return nil
@@ -87,11 +220,15 @@ func (u upstream) ejection() *clusterv3.OutlierDetection {
 		local = uint32(min(u.maxFails, math.MaxUint32))
 		gateway = local
 	}
+	most := uint32(50)
+	if u.fallback != "" {
+		most = 100
+	}
 	return &clusterv3.OutlierDetection{
 		Interval:                       durationpb.New(time.Second), // how often an ejection's end is looked at
 		BaseEjectionTime:               durationpb.New(u.failTimeout),
 		MaxEjectionTime:                durationpb.New(u.failTimeout), // does not grow
-		MaxEjectionPercent:             wrapperspb.UInt32(50),
+		MaxEjectionPercent:             wrapperspb.UInt32(most),
 		AlwaysEjectOneHost:             wrapperspb.Bool(false),
 		SplitExternalLocalOriginErrors: true,
 
@@ -106,18 +243,24 @@ func (u upstream) ejection() *clusterv3.OutlierDetection {
 	}
 }
 
-func breakers() *clusterv3.CircuitBreakers {
-	open := func(p corev3.RoutingPriority) *clusterv3.CircuitBreakers_Thresholds {
+func (u upstream) breakers() *clusterv3.CircuitBreakers {
+	limit := func(n uint32) *wrapperspb.UInt32Value {
+		if n == 0 {
+			n = math.MaxUint32
+		}
+		return wrapperspb.UInt32(n)
+	}
+	thresholds := func(p corev3.RoutingPriority) *clusterv3.CircuitBreakers_Thresholds {
 		return &clusterv3.CircuitBreakers_Thresholds{
 			Priority:           p,
-			MaxConnections:     wrapperspb.UInt32(math.MaxUint32),
-			MaxPendingRequests: wrapperspb.UInt32(math.MaxUint32),
-			MaxRequests:        wrapperspb.UInt32(math.MaxUint32),
+			MaxConnections:     limit(u.maxConnections),
+			MaxPendingRequests: limit(u.maxPending),
+			MaxRequests:        limit(u.maxRequests),
 			MaxRetries:         wrapperspb.UInt32(maxConcurrentRetries),
 		}
 	}
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{
-		open(corev3.RoutingPriority_DEFAULT), open(corev3.RoutingPriority_HIGH),
+		thresholds(corev3.RoutingPriority_DEFAULT), thresholds(corev3.RoutingPriority_HIGH),
 	}}
 }
 
@@ -141,16 +284,52 @@ func userTimeout() *corev3.BindConfig {
 
 const httpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
-func http1() map[string]*anyMessage {
-	return map[string]*anyMessage{httpProtocolOptions: mustAny(&httpv3.HttpProtocolOptions{
-		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
-			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
-					HttpProtocolOptions: &corev3.Http1ProtocolOptions{},
-				},
+// protocolOptions says how tasks are spoken to. HTTP/2 connections are not
+// pinged: gRPC servers end those that ping more often than they like, and TCP
+// notices a dead task by itself.
+func (u upstream) protocolOptions() *httpv3.HttpProtocolOptions {
+	var o httpv3.HttpProtocolOptions
+	explicit := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{}
+	switch u.protocol {
+	case h2c:
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+			Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
+		}
+	case "auto": // nothing to negotiate with over plain TCP: what the client speaks
+		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
+			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
+				HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
 			},
-		},
-	})}
+		}
+		return &o
+	default:
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
+			HttpProtocolOptions: &corev3.Http1ProtocolOptions{},
+		}
+	}
+	o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit}
+	return &o
+}
+
+// transportSocket is what lies between TCP and HTTP; nil is nothing.
+func (u upstream) transportSocket() *corev3.TransportSocket {
+	if u.proxyProtocol == "" {
+		return nil
+	}
+	version := corev3.ProxyProtocolConfig_V1
+	if u.proxyProtocol == "v2" {
+		version = corev3.ProxyProtocolConfig_V2
+	}
+	return &corev3.TransportSocket{
+		Name: "envoy.transport_sockets.upstream_proxy_protocol",
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&proxyprotocolv3.ProxyProtocolUpstreamTransport{
+			Config: &corev3.ProxyProtocolConfig{Version: version},
+			TransportSocket: &corev3.TransportSocket{
+				Name:       "envoy.transport_sockets.raw_buffer",
+				ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&rawbufferv3.RawBuffer{})},
+			},
+		})},
+	}
 }
 
 // adsSource is the one way to every resource: the stream that brought this one.

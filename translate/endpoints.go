@@ -339,6 +339,26 @@ var metadataServices = []netip.Addr{
 	netip.MustParseAddr("192.0.0.192"),
 }
 
+// endpoints are those of a backend and, for when none of them is healthy, those
+// of the service that stands in for it. They are priorities of one cluster, not
+// clusters of an aggregate: then a session's cookie, retries and the ejection of
+// the very last task work across both, and nothing waits when either has none.
+func (c *collection) endpoints(be *backend) []endpoint {
+	instead := c.backends[be.settings.fallback]
+	if instead == nil {
+		return be.found.list
+	}
+	list := slices.Clone(be.found.list)
+	for _, e := range instead.found.list {
+		e.priority += standInPriority
+		list = append(list, e)
+	}
+	return distinct(list)
+}
+
+// standInPriority comes behind a service's own tasks (0) and those of its nodes that are down (1).
+const standInPriority = 2
+
 // overprovisioning makes priority 1 mean "when no other is left": as long as one
 // endpoint of priority 0 is healthy (of up to a thousand), it takes everything.
 // Envoy's own 140 would send a share away as soon as a third is ejected.

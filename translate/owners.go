@@ -188,6 +188,8 @@ func share(root string, claims []*claim, lose func(loser, winner *claim, reason 
 			lose(cl, oldest, "the oldest service with this host and path has other guards")
 		case works && first != nil && root != "/" && cl.route.label.ContextRootRewrite != first.route.label.ContextRootRewrite:
 			lose(cl, first, "an older service with this host and path says otherwise about context_root_rewrite")
+		case works && first != nil && rewrites(cl.route.label) != rewrites(first.route.label):
+			lose(cl, first, "an older service with this host and path says otherwise about rewrite_path or rewrite_regex")
 		default:
 			m.claims = append(m.claims, cl)
 			byService[cl.route.svc] = cl

@@ -1,7 +1,6 @@
 package translate
 
 import (
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 )
@@ -29,24 +28,26 @@ func routesOf(m match) (routes []*routev3.Route, clusters []string) {
 		s.claim.shared = len(shares) > 1
 		clusters = append(clusters, s.claim.route.backend.name)
 	}
+	clusters = append(clusters, oldest.refs...)
 
 	rewrite := oldest.label.ContextRootRewrite && m.root != "/"
 	if rewrite {
 		routes = append(routes, guarded(slash(oldest.name, m.root), oldest))
 	}
+	twice, twiceHeaders := sentTwice(oldest.label)
 	forward := func(name string, safe bool) {
 		r := &routev3.Route{Name: name, Match: under(m.root)}
 		if rewrite {
 			r.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: m.root + "/"}}
 		}
 		if safe {
-			r.Match.Headers = []*routev3.HeaderMatcher{methodIs(safeMethods)}
-			r.RequestHeadersToAdd = []*corev3.HeaderValueOption{setHeader(retryHeader, formatLiteral(retrySafe))}
+			r.Match.Headers = []*routev3.HeaderMatcher{methodIs(twice)}
+			r.RequestHeadersToAdd = twiceHeaders
 		}
-		r.Action = &routev3.Route_Route{Route: forwardAction(oldest, shares, rewrite)}
+		r.Action = &routev3.Route_Route{Route: forwardAction(oldest, shares, rewrite, r.Match)}
 		routes = append(routes, guarded(r, oldest))
 	}
-	if oldest.label.Retries > 0 {
+	if twice != "" {
 		forward(oldest.name+SafeSuffix, true)
 	}
 	forward(oldest.name, false)

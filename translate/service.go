@@ -14,6 +14,7 @@ import (
 // service, the configuration or the networks change; only its endpoints, and what
 // hosts say of its claims, change in place.
 type service struct {
+	b      *Builder // that made it
 	spec   *watcher.Service
 	name   string          // valid UTF-8
 	coll   *collection     // nil: published nowhere
@@ -22,6 +23,9 @@ type service struct {
 	routes []*route
 	// backends in the order of the routes that named them.
 	backends []*backend
+	// refers is what it refers to, wants the names under which it looked for that.
+	refers []*referred
+	wants  []string
 	// problems of the service alone; those of hosts are with the hosts.
 	problems []Problem
 }
@@ -41,6 +45,11 @@ type route struct {
 	backend *backend
 	claims  []*claim
 
+	// refs are the clusters beside its own that the route names: mirrors, and
+	// whom its guards ask.
+	refs   []string
+	mirror string // the cluster that gets copies, "" where there is none
+
 	// filters is what HTTP filters do for the route, by their name; guards tells
 	// routes with different guards apart.
 	filters map[string]*anyMessage
@@ -54,6 +63,11 @@ type backend struct {
 	port     uint32
 	settings upstream
 	found    endpoints
+}
+
+// labelOptions is what the operator of the collection says about labels.
+func (c *collection) labelOptions() labels.Options {
+	return labels.Options{Collection: c.name, Defaults: c.cfg.Defaults, Required: c.cfg.Required}
 }
 
 func (s *service) problem(sev labels.Severity, label, value, reason, hint string) Problem {
@@ -92,8 +106,9 @@ func (s *service) onHostNetwork(n networkNames) bool {
 	return slices.ContainsFunc(s.spec.Networks, func(id string) bool { return n.name(id) == "host" })
 }
 
-// build reads what the labels say into routes, backends and claims.
-func (s *service) build(n networkNames) {
+// plan reads what the labels say into routes, backends and claims. It knows of no
+// other service: what refers to one waits for link.
+func (s *service) plan(n networkNames) {
 	for i, l := range s.parsed.Routes {
 		r := &route{svc: s, label: l, index: i, name: s.name, broken: l.Broken || s.parsed.Broken || s.reach.broken, vague: l.Vague, closed: l.Closed}
 		if l.Name != "" {
@@ -112,9 +127,22 @@ func (s *service) build(n networkNames) {
 			r.broken = true
 			continue
 		}
-		if r.switchOn(); !r.closed {
-			r.backend = s.backendOf(r, port)
+		r.backend = s.backendOf(r, port)
+	}
+}
+
+// link does what may refer to other services, all of which are planned: filters,
+// mirrors, failover.
+func (s *service) link() {
+	for _, r := range s.routes {
+		if r.broken || r.closed {
+			continue
 		}
+		if r.switchOn(); r.closed {
+			r.backend = nil
+			continue
+		}
+		r.referOn()
 	}
 }
 
@@ -149,23 +177,9 @@ func claimsOf(r *route) []*claim {
 // portOf finds the container port of a route: what port says, else the only
 // distinct TCP port under ports (or expose).
 func (s *service) portOf(r *route, n networkNames) (uint32, bool) {
-	var published, exposed []uint32
-	for _, p := range s.spec.Ports {
-		if p.Protocol == "tcp" || p.Protocol == "" {
-			published = append(published, p.Target)
-		}
-	}
-	exposed = append(exposed, s.spec.Expose...)
-	slices.Sort(published)
-	slices.Sort(exposed)
-	published, exposed = slices.Compact(published), slices.Compact(exposed)
-
 	port := r.label.Port
 	if port == 0 {
-		found, where := published, "ports"
-		if len(found) == 0 {
-			found, where = exposed, "expose"
-		}
+		found, where := shownPorts(s.spec)
 		switch len(found) {
 		case 1:
 			port = found[0]
@@ -192,6 +206,21 @@ func (s *service) portOf(r *route, n networkNames) (uint32, bool) {
 		return 0, false
 	}
 	return port, s.reachesPort(r, port, n)
+}
+
+// shownPorts gives the distinct TCP ports that a service shows, and under which
+// key of its file: those that it publishes, else those that it exposes.
+func shownPorts(s *watcher.Service) (ports []uint32, where string) {
+	for _, p := range s.Ports {
+		if p.Protocol == "tcp" || p.Protocol == "" {
+			ports = append(ports, p.Target)
+		}
+	}
+	if where = "ports"; len(ports) == 0 {
+		ports, where = slices.Clone(s.Expose), "expose"
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports), where
 }
 
 // reachesPort reports whether the backend mode can lead to the port.

@@ -1,12 +1,20 @@
 package labels
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 const (
 	connectTimeout = 500 * time.Millisecond
 	idleTimeout    = 10 * time.Minute
 	retryCount     = 2
 	failTimeout    = 5 * time.Second
+	healthInterval = 5 * time.Second
+	healthTimeout  = 2 * time.Second
+	healthRise     = 1
+	healthFall     = 3
 )
 
 // Resilience is what section "Resilience" says of a route.
@@ -18,6 +26,22 @@ type Resilience struct {
 
 	MaxFails    *uint32 // nil: the default counts; 0: no passive ejection
 	FailTimeout time.Duration
+
+	RetryOn       []string // nil: the default words
+	RetryMethods  []string // nil: the default ones; empty: none
+	PerTryTimeout time.Duration
+
+	HealthPath     string // "": no active checks
+	HealthInterval time.Duration
+	HealthTimeout  time.Duration
+	HealthRise     uint32
+	HealthFall     uint32
+
+	MaxConnections     uint32 // this and the next two: 0 is unlimited
+	MaxPendingRequests uint32
+	MaxRequests        uint32
+
+	SlowStart time.Duration
 }
 
 // resilienceKeys: what happens when a task is slow, broken or gone.
@@ -36,13 +60,13 @@ var resilienceKeys = section{title: "Resilience", keys: []key{
 		meaning: "How often a request is sent again."},
 	{name: "retry_on", class: Comfort, standard: "connect-failure,refused-stream,reset-before-request",
 		standardText: "`connect-failure,refused-stream,reset-before-request` for every method, and `reset` for `retry_methods`",
-		value: later(list("list of Envoy's words", word("connect-failure", "refused-stream", "reset-before-request", "reset",
-			"5xx", "gateway-error", "retriable-4xx", "retriable-status-codes", "retriable-headers", "envoy-ratelimited", "http3-post-connect-failure",
-			"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"))),
-		meaning: "What makes the proxy send a request again; one that a task may have seen only where HTTP says that this is safe."},
-	{name: "retry_methods", class: Comfort, standard: "GET,HEAD,OPTIONS", value: later(either("list, or `none`", list("", word("none")), list("", method))),
+		value:        use(retryWords, func(t *target, v []string) { t.route.RetryOn = v }),
+		meaning:      "What makes the proxy send a request again; one that a task may have seen only where HTTP says that this is safe."},
+	{name: "retry_methods", class: Comfort, standard: "GET,HEAD,OPTIONS",
+		value:   use(retryMethods, func(t *target, v []string) { t.route.RetryMethods = v }),
 		meaning: "The methods that may be sent twice."},
-	{name: "per_try_timeout", class: Comfort, standard: "0", standardText: "none", value: later(duration),
+	{name: "per_try_timeout", class: Comfort, standard: "0", standardText: "none",
+		value:   use(duration, func(t *target, v time.Duration) { t.route.PerTryTimeout = v }),
 		meaning: "How long one attempt may take."},
 	{name: "max_fails", class: Comfort, interlock: true, standardText: "1 connection failure or 5 answers of 502–504",
 		value:   use(count, func(t *target, v uint32) { t.route.MaxFails = &v }),
@@ -50,22 +74,48 @@ var resilienceKeys = section{title: "Resilience", keys: []key{
 	{name: "fail_timeout", class: Comfort, interlock: true, standard: "5s",
 		value:   use(positive, func(t *target, v time.Duration) { t.route.FailTimeout = v }),
 		meaning: "How long a failing task is left alone."},
-	{name: "health_path", class: Comfort, value: later(path),
+	{name: "health_path", class: Comfort,
+		value:   use(path, func(t *target, v string) { t.route.HealthPath = v }),
 		meaning: "Asks every task for this path now and then."},
-	{name: "health_interval", class: Comfort, standard: "5s", value: later(positive),
+	{name: "health_interval", class: Comfort, standard: "5s",
+		value:   use(positive, func(t *target, v time.Duration) { t.route.HealthInterval = v }),
 		meaning: "Time between two checks of a task."},
-	{name: "health_timeout", class: Comfort, standard: "2s", value: later(positive),
+	{name: "health_timeout", class: Comfort, standard: "2s",
+		value:   use(positive, func(t *target, v time.Duration) { t.route.HealthTimeout = v }),
 		meaning: "How long a check may take."},
-	{name: "health_rise", class: Comfort, standard: "1", value: later(some),
+	{name: "health_rise", class: Comfort, standard: "1",
+		value:   use(some, func(t *target, v uint32) { t.route.HealthRise = v }),
 		meaning: "Good checks that make a task healthy."},
-	{name: "health_fall", class: Comfort, standard: "3", value: later(some),
+	{name: "health_fall", class: Comfort, standard: "3",
+		value:   use(some, func(t *target, v uint32) { t.route.HealthFall = v }),
 		meaning: "Bad checks that make a task unhealthy."},
-	{name: "max_connections", class: Comfort, standardText: "unlimited", value: later(some),
+	{name: "max_connections", class: Comfort, standardText: "unlimited",
+		value:   use(some, func(t *target, v uint32) { t.route.MaxConnections = v }),
 		meaning: "Connections to the service, per proxy."},
-	{name: "max_pending_requests", class: Comfort, standardText: "unlimited", value: later(some),
+	{name: "max_pending_requests", class: Comfort, standardText: "unlimited",
+		value:   use(some, func(t *target, v uint32) { t.route.MaxPendingRequests = v }),
 		meaning: "Requests that wait for a connection, per proxy."},
-	{name: "max_requests", class: Comfort, standardText: "unlimited", value: later(some),
+	{name: "max_requests", class: Comfort, standardText: "unlimited",
+		value:   use(some, func(t *target, v uint32) { t.route.MaxRequests = v }),
 		meaning: "Requests at once, per proxy."},
-	{name: "slow_start", class: Comfort, standard: "0", standardText: "none", value: later(duration),
+	{name: "slow_start", class: Comfort, standard: "0", standardText: "none",
+		value:   use(duration, func(t *target, v time.Duration) { t.route.SlowStart = v }),
 		meaning: "How long a new task's share grows."},
+}}
+
+// RetryAlways are the words of retry_on that are safe for every method: the task
+// has not seen the request.
+var RetryAlways = []string{"connect-failure", "refused-stream", "reset-before-request"}
+
+// RetryGRPC are those that are about the status of a gRPC answer.
+var RetryGRPC = []string{"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
+
+// The others: the task may have seen the request, so they count for retry_methods alone.
+var retryWords = list("list of Envoy's words", word(slices.Concat(RetryAlways, []string{"reset", "5xx", "gateway-error", "retriable-4xx", "envoy-ratelimited"}, RetryGRPC)...))
+
+var retryMethods = kind[[]string]{doc: "list, or `none`", read: func(text string) ([]string, error) {
+	if strings.TrimSpace(text) == "none" {
+		return []string{}, nil
+	}
+	return list("", method).read(text)
 }}

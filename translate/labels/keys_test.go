@@ -49,12 +49,9 @@ const (
 	namedKeys       = "match_header match_query set_request_header add_request_header set_response_header add_response_header"
 	// unbuiltKeys are known and checked; what they ask for is not served.
 	unbuiltKeys = "path path_regex methods match_header match_query priority " +
-		"prefer_local protocol ssl_backend ssl_backend_tls_verify ssl_backend_sni lb_policy hash_on sticky_session_cookie sticky_sessions ip_hash " +
-		"mirror failover send_proxy_protocol rewrite_path rewrite_regex rewrite_host " +
+		"prefer_local ssl_backend ssl_backend_tls_verify ssl_backend_sni " +
 		"redirects redirect redirect_code ssl_only respond " +
 		"ssl_cert ssl_key ssl_passthrough tls tls_min_version client_ca hsts " +
-		"retry_on retry_methods per_try_timeout health_path health_interval health_timeout health_rise health_fall " +
-		"max_connections max_pending_requests max_requests slow_start " +
 		"allow_ips deny_ips basic_auth jwt_issuer jwt_jwks jwt_audiences ext_auth ext_auth_headers " +
 		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes api_keys rate_limit rate_limit_by max_body_size " +
 		"cors_origins cors_methods cors_headers cors_credentials cors_max_age " +

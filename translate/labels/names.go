@@ -188,15 +188,6 @@ var respondStatus = whole(200, 599)
 // anything is a text that may be blank.
 var anything = kind[string]{doc: "text", read: func(text string) (string, error) { return text, nil }}
 
-var rewriteRegex = kind[[2]string]{doc: "`pattern,replacement` (split at the last comma)", read: func(text string) ([2]string, error) {
-	i := strings.LastIndexByte(text, ',')
-	if i < 0 {
-		return [2]string{}, refuse("write `pattern,replacement`", "has no comma before a replacement")
-	}
-	p, err := regex.read(text[:i])
-	return [2]string{p, text[i+1:]}, err
-}}
-
 // A Redirection sends one host to a URL.
 type Redirection struct{ From, To string }
 

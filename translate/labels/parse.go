@@ -74,10 +74,13 @@ func (p *parser) readServiceWide() {
 
 func (p *parser) readRoute(name string) *Route {
 	r := &Route{
-		Name:       name,
-		Traffic:    Traffic{ContextRoot: "/"},
-		Resilience: Resilience{IdleTimeout: idleTimeout, ConnectTimeout: connectTimeout, Retries: retryCount, FailTimeout: failTimeout},
-		Labels:     map[string]string{}, LabelPrefix: prefixOf(p.set.Routes[name]),
+		Name:    name,
+		Traffic: Traffic{ContextRoot: "/"},
+		Resilience: Resilience{
+			IdleTimeout: idleTimeout, ConnectTimeout: connectTimeout, Retries: retryCount, FailTimeout: failTimeout,
+			HealthInterval: healthInterval, HealthTimeout: healthTimeout, HealthRise: healthRise, HealthFall: healthFall,
+		},
+		Labels: map[string]string{}, LabelPrefix: prefixOf(p.set.Routes[name]),
 	}
 	if name != "" && !validRoute(name) {
 		r.Broken = true

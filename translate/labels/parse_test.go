@@ -58,6 +58,7 @@ func TestEveryBuiltKey(t *testing.T) {
 			Resilience: Resilience{
 				Timeout: 30 * time.Second, IdleTimeout: time.Hour, ConnectTimeout: time.Second, Retries: 0,
 				MaxFails: number(0), FailTimeout: 10 * time.Second,
+				HealthInterval: 5 * time.Second, HealthTimeout: 2 * time.Second, HealthRise: 1, HealthFall: 3,
 			},
 			LabelPrefix: "com.docker.lb.",
 			Labels: map[string]string{
@@ -71,7 +72,7 @@ func TestEveryBuiltKey(t *testing.T) {
 		}, {
 			Name:        "api",
 			Traffic:     Traffic{Hosts: []string{"api.example"}, ContextRoot: "/"},
-			Resilience:  Resilience{IdleTimeout: 10 * time.Minute, ConnectTimeout: 500 * time.Millisecond, Retries: 2, FailTimeout: 5 * time.Second},
+			Resilience:  Resilience{IdleTimeout: 10 * time.Minute, ConnectTimeout: 500 * time.Millisecond, Retries: 2, FailTimeout: 5 * time.Second, HealthInterval: 5 * time.Second, HealthTimeout: 2 * time.Second, HealthRise: 1, HealthFall: 3},
 			LabelPrefix: "com.docker.lb.api.",
 			Labels: map[string]string{
 				"hosts": "com.docker.lb.api.hosts", "network": "com.docker.lb.network",
@@ -166,21 +167,18 @@ func TestProblems(t *testing.T) {
 			routes: []outcome{{Hosts: a, Root: "/", Broken: true, Vague: true}},
 			told:   []string{"error lb.context_root=\"/a\\\\r\\\\nx: y\": has a line break or NUL in it: the route is not served, what it claims answers 503; write it on one line"}},
 
-		{name: "not built: match", labels: map[string]string{"lb.protocol": "grpc"},
+		{name: "not built: match", labels: map[string]string{"lb.udp_port": "53"},
 			routes: []outcome{{Hosts: a, Root: "/", Broken: true}},
-			told:   []string{"error lb.protocol=\"grpc\": `protocol` is not built yet: the route is not served, what it claims answers 503; remove the label, or write `http1`"}},
+			told:   []string{"error lb.udp_port=\"53\": `udp_port` is not built yet: the route is not served, what it claims answers 503; remove the label"}},
 		{name: "not built: narrows the match", labels: map[string]string{"lb.match_header.X-A": "1"},
 			routes: []outcome{{Hosts: a, Root: "/", Broken: true, Vague: true}},
 			told:   []string{"error lb.match_header.X-A=\"1\": `match_header` is not built yet: the route is not served, what it claims answers 503; remove the label"}},
 		{name: "not built: guard", labels: map[string]string{"lb.basic_auth": "users"},
 			routes: []outcome{{Hosts: a, Root: "/", Closed: true}},
 			told:   []string{"error lb.basic_auth=\"users\": `basic_auth` is not built yet: the route answers 503, because a guard never opens; remove the label"}},
-		{name: "not built: comfort", labels: map[string]string{"lb.websocket": "false", "lb.lb_policy": "maglev", "lb.health_path": "/up"},
+		{name: "not built: comfort", labels: map[string]string{"lb.hsts": "1h"},
 			routes: []outcome{served},
-			told: []string{
-				"warning lb.lb_policy=\"maglev\": `lb_policy` is not built yet: the default holds (least_request); remove the label, or write `least_request`",
-				"warning lb.health_path=\"/up\": `health_path` is not built yet: the default holds; remove the label",
-				"warning lb.websocket=\"false\": `websocket` is not built yet: the default holds (true); remove the label, or write `true`"}},
+			told:   []string{"warning lb.hsts=\"1h\": `hsts` is not built yet: the default holds; remove the label"}},
 		{name: "not built: certificates", labels: map[string]string{"lb.ssl_cert": "crt", "lb.tls": "auto"},
 			routes: []outcome{served},
 			told: []string{

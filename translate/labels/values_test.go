@@ -231,7 +231,10 @@ func TestNames(t *testing.T) {
 		{text: "2s,x", reason: `"x" is not a percentage`, hint: "write a percentage such as `10` or `10%`"},
 	})
 	read(t, rewriteRegex, []reading{
-		{text: `^/a{1,2}/(.*),/\1`, want: [2]string{"^/a{1,2}/(.*)", `/\1`}},
+		{text: `^/a{1,2}/(.*),/\1`, want: Rewrite{"^/a{1,2}/(.*)", `/\1`}},
+		{text: `/\\,\0`, want: Rewrite{`/\\`, `\0`}},
+		{text: `/(a),\2`, reason: "its replacement names group 2, and the pattern has 1", hint: "put the group into parentheses"},
+		{text: `/a,\n`, reason: "has a backslash before something else than the number of a group", hint: "write `\\1` for the first group, `\\\\` for a backslash"},
 		{text: "^/a", reason: "has no comma before a replacement", hint: "write `pattern,replacement`"},
 	})
 }
