@@ -206,7 +206,7 @@ var rules = []struct {
 		problems: []problem{
 			{labels.Error, "bad_port", "lb.port", ""},
 			{labels.Error, "bad_root", "lb.context_root", ""},
-			{labels.Error, "bad_unbuilt", "lb.path_regex", ""},
+			{labels.Error, "bad_unbuilt", "lb.udp_port", ""},
 			{labels.Error, "bad_guarded", "lb.basic_auth", ""},
 			{labels.Error, "bad_badguard", "lb.max_body_size", ""},
 			{"", "bad_comfort", "lb.retries", ""},
@@ -276,7 +276,14 @@ func benchFor(t *testing.T, cfg *config.Config) *bench {
 	binary, err := envoy.Find()
 	require.NoError(t, err)
 	l := &lab{o: Options{API: "127.0.0.1:0"}, cfg: cfg}
+	public := map[string]uint32{}
+	for name, c := range cfg.Collections {
+		public[name] = c.HTTPSPublicPort
+	}
 	require.NoError(t, l.assign())
+	for name, c := range l.cfg.Collections {
+		c.HTTPSPublicPort = public[name] // what redirects name is what the test says
+	}
 	timing := quick
 	timing.Warning = 200 * time.Millisecond // by then any proxy has heard that a task leaves
 	l.src = NewSource(timing, l.cfg.LabelPrefixes, operatorPorts(l.cfg)...)

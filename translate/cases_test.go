@@ -85,7 +85,7 @@ func project(t *testing.T, res translate.Resources) string {
 		if vh.Name == "*" && proto.Equal(vh, last(virtualHosts(plain))) {
 			continue // nobody has it
 		}
-		fmt.Fprintf(&b, "host %s\n", strings.Join(vh.Domains, " "))
+		fmt.Fprintf(&b, "host %s\n", vh.Name)
 		twin := "" // the route before, if it is the same for the methods that may be sent twice
 		for _, r := range vh.Routes {
 			name, safe := strings.CutSuffix(r.Name, translate.SafeSuffix)
@@ -123,7 +123,10 @@ func project(t *testing.T, res translate.Resources) string {
 	}
 	for _, k := range []translate.Kind{translate.Secret, translate.Extension} {
 		for _, name := range sorted(res[k]) {
-			fmt.Fprintf(&b, "%s %s %s\n", k, name, text(t, tree(t, res[k][name].Message)))
+			is := text(t, tree(t, res[k][name].Message))
+			if was := plain[k][name]; was == nil || is != text(t, tree(t, was.Message)) {
+				fmt.Fprintf(&b, "%s %s %s\n", k, name, is)
+			}
 		}
 	}
 	return b.String()

@@ -11,36 +11,6 @@ import (
 	"github.com/waggle-lb/waggle/translate/labels"
 )
 
-// claim is what one route says of one host: "these paths are mine".
-type claim struct {
-	route *route
-	host  string
-	root  string // context root, "/" for everything
-	// whole is set for default_backend: the claim is never shared.
-	whole bool
-
-	// What became of it, set by the host:
-	lost   bool
-	shared bool // its weight depends on whether the service has a ready task
-}
-
-// older orders claims by age: the service's, then the place in the service.
-func (c *claim) older(d *claim) int {
-	switch {
-	case c.route.svc != d.route.svc && c.route.svc.spec.Older(d.route.svc.spec):
-		return -1
-	case c.route.svc != d.route.svc && d.route.svc.spec.Older(c.route.svc.spec):
-		return 1
-	}
-	return cmp.Compare(c.route.index, d.route.index)
-}
-
-// match is the claims that share one match of a host, oldest first.
-type match struct {
-	root   string
-	claims []*claim
-}
-
 // ownerOf names who a service's hosts belong to, in words: its stack; without
 // one its access label; else all such services together.
 func ownerOf(s *service) string {
@@ -60,17 +30,14 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 	lose := func(loser *claim, winner *claim, reason string) {
 		loser.lost = true
 		l := loser.route
-		p := l.problem(labels.Error, loser.labelKey(), reason)
-		p.Value = host
-		if loser.root != "/" {
-			p.Value += loser.root
-		}
+		p := l.problem(labels.Error, loser.key(), reason)
+		p.Value = loser.value()
 		p.Hint = "another host or context_root"
 		if winner != nil {
 			w := winner.route
 			p.Winner = w.svc.spec.Name
 			if w.svc != l.svc {
-				told := w.problem(labels.Info, winner.labelKey(), fmt.Sprintf("%s also claims this; it stays with this service", l.svc.spec.Name))
+				told := w.problem(labels.Info, winner.key(), fmt.Sprintf("%s also claims this; it stays with this service", l.svc.spec.Name))
 				told.Value, told.Winner = p.Value, p.Winner
 				problems = append(problems, told)
 			}
@@ -94,20 +61,23 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 		owner = ownerOf(claims[0].route.svc)
 	}
 
-	byRoot := map[string][]*claim{}
-	var roots []string
+	byKey := map[string][]*claim{} // by what they take
+	var keys []string
 	add := func(cl *claim) {
-		if _, ok := byRoot[cl.root]; !ok {
-			roots = append(roots, cl.root)
+		if _, ok := byKey[cl.on.key]; !ok {
+			keys = append(keys, cl.on.key)
 		}
-		byRoot[cl.root] = append(byRoot[cl.root], cl)
+		byKey[cl.on.key] = append(byKey[cl.on.key], cl)
 	}
 	var others, vague []*claim
+	var first *claim // of the owner
 	owned := false
 	for _, cl := range claims {
 		cl.lost, cl.shared = false, false
 		mine := owns(cl)
-		owned = owned || mine
+		if owned = owned || mine; mine && first == nil {
+			first = cl
+		}
 		switch {
 		case cl.route.vague && mine:
 			vague = append(vague, cl)
@@ -122,30 +92,36 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 	guests := map[string]string{} // context root -> the other owner who added it
 	for _, cl := range others {
 		who := ownerOf(cl.route.svc)
-		taken := byRoot[cl.root]
-		guest, isGuest := guests[cl.root]
+		taken := byKey[cl.on.key]
+		guest, isGuest := guests[cl.on.key]
 		switch {
 		case !owned:
 			lose(cl, nil, fmt.Sprintf("host_owners gives %s to %s, which claims nothing there", host, orNone(strings.Join(reserved, ", "))))
 		case len(taken) > 0 && (!isGuest || guest != who):
 			lose(cl, taken[0], fmt.Sprintf("%s belongs to %s", host, ownerOf(taken[0].route.svc)))
+		case !cl.on.rootOnly() || cl.redirect != nil:
+			lose(cl, first, fmt.Sprintf("%s belongs to %s: others may add a context_root that it has not taken, and nothing else", host, ownerOf(first.route.svc)))
 		default:
-			guests[cl.root] = who
+			guests[cl.on.key] = who
 			add(cl)
 		}
 	}
 
 	var out []match
-	for _, root := range roots {
-		if m := share(root, byRoot[root], lose); len(m.claims) > 0 {
+	for _, key := range keys {
+		if m := share(byKey[key], lose); len(m.claims) > 0 {
 			out = append(out, m)
 		}
 	}
-	// Longest first: two roots of the same length never match the same path.
-	slices.SortFunc(out, func(a, b match) int {
-		return cmp.Or(-cmp.Compare(len(a.root), len(b.root)), cmp.Compare(a.root, b.root))
+	order(out)
+	return append(out, lastResort(vague, byKey)...), problems
+}
+
+// order sorts matches as they are tried.
+func order(ms []match) {
+	slices.SortFunc(ms, func(a, b match) int {
+		return cmp.Or(a.on.before(b.on), a.claims[0].older(b.claims[0]), cmp.Compare(a.on.key, b.on.key))
 	})
-	return append(out, lastResort(vague, byRoot)...), problems
 }
 
 // lastResort gives the matches of claims of which it is not known what part of
@@ -153,22 +129,20 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 func lastResort(vague []*claim, taken map[string][]*claim) []match {
 	var out []match
 	for _, cl := range vague {
-		seen := slices.ContainsFunc(out, func(m match) bool { return m.root == cl.root })
-		if len(taken["/"]) == 0 && len(taken[cl.root]) == 0 && !seen {
-			out = append(out, match{root: cl.root, claims: []*claim{cl}})
+		seen := slices.ContainsFunc(out, func(m match) bool { return m.on.key == cl.on.key })
+		if len(taken[wholeHost.key]) == 0 && len(taken[cl.on.key]) == 0 && !seen {
+			out = append(out, match{on: cl.on, claims: []*claim{cl}})
 		}
 	}
-	slices.SortFunc(out, func(a, b match) int {
-		return cmp.Or(-cmp.Compare(len(a.root), len(b.root)), cmp.Compare(a.root, b.root))
-	})
+	order(out)
 	return out
 }
 
 // share says which claims of one match share it; the others lose. Whoever shares
 // has the guards of the oldest, and the path that the first working one sends on.
-func share(root string, claims []*claim, lose func(loser, winner *claim, reason string)) match {
+func share(claims []*claim, lose func(loser, winner *claim, reason string)) match {
 	oldest := claims[0]
-	m := match{root: root, claims: []*claim{oldest}}
+	m := match{on: oldest.on, claims: []*claim{oldest}}
 	byService := map[*service]*claim{oldest.route.svc: oldest}
 	var first *claim // that works
 	if !oldest.route.broken {
@@ -180,13 +154,19 @@ func share(root string, claims []*claim, lose func(loser, winner *claim, reason 
 		case same != nil && same.route == cl.route:
 			// One route says it twice (hosts: * with default_backend).
 			same.whole = same.whole || cl.whole
+		case cl.redirect != nil && oldest.redirect != nil && *cl.redirect == *oldest.redirect && cl.route.label.RedirectCode == oldest.route.label.RedirectCode:
+			// Two services say the same.
 		case same != nil:
 			lose(cl, same, "another route of the service takes the same host and path")
+		case cl.alone() || oldest.alone():
+			lose(cl, oldest, "an answer of the proxy's own is never shared with another service")
 		case oldest.whole || cl.whole:
 			lose(cl, oldest, "a default backend is never shared")
+		case cl.route.label.SSLOnly != oldest.route.label.SSLOnly:
+			lose(cl, oldest, "the oldest service with this host and path says otherwise about ssl_only")
 		case cl.route.closed != oldest.route.closed || cl.route.guards != oldest.route.guards && works && !oldest.route.broken:
 			lose(cl, oldest, "the oldest service with this host and path has other guards")
-		case works && first != nil && root != "/" && cl.route.label.ContextRootRewrite != first.route.label.ContextRootRewrite:
+		case works && first != nil && oldest.on.path != "/" && cl.route.label.ContextRootRewrite != first.route.label.ContextRootRewrite:
 			lose(cl, first, "an older service with this host and path says otherwise about context_root_rewrite")
 		case works && first != nil && rewrites(cl.route.label) != rewrites(first.route.label):
 			lose(cl, first, "an older service with this host and path says otherwise about rewrite_path or rewrite_regex")
@@ -226,15 +206,4 @@ func hostOwners(c *config.Collection, host string) ([]string, bool) {
 		}
 	}
 	return best, length >= 0
-}
-
-// labelKey is the label that a conflict over the claim is about.
-func (c *claim) labelKey() string {
-	if c.whole {
-		return "default_backend"
-	}
-	if c.root != "/" {
-		return "context_root"
-	}
-	return "hosts"
 }

@@ -1,28 +1,44 @@
 package translate
 
 import (
+	"net/url"
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+
+	"github.com/waggle-lb/waggle/config"
 )
 
 // routesOf gives the routes of one match, in the order in which they are tried,
 // and the clusters that they name.
-func routesOf(m match) (routes []*routev3.Route, clusters []string) {
+func routesOf(cfg *config.Collection, m match) (routes []*routev3.Route, clusters []string) {
 	oldest := m.claims[0].route
-	only := func(a answer) ([]*routev3.Route, []string) {
-		r := &routev3.Route{Name: oldest.name, Match: under(m.root)}
-		a.respond(r)
-		return []*routev3.Route{r}, nil
+	only := func(does func(*routev3.Route)) ([]*routev3.Route, []string) {
+		r := &routev3.Route{Name: oldest.name, Match: m.on.match(nil)}
+		does(r)
+		return []*routev3.Route{guarded(r, oldest)}, nil
 	}
-	switch {
+	switch l := oldest.label; {
 	case oldest.closed:
-		return only(closed)
+		return only(closed.respond)
 	case oldest.broken:
-		return only(notBuilt)
+		return only(notBuilt.respond)
+	case l.SSLOnly:
+		return only(func(r *routev3.Route) { toHTTPS(r, cfg.HTTPSPublicPort) })
+	case m.claims[0].redirect != nil:
+		return only(func(r *routev3.Route) { onto(r, m.claims[0].redirect.To, l.RedirectCode) })
+	case l.Redirect != "":
+		return only(func(r *routev3.Route) { to(r, l.Redirect, l.RedirectCode) })
+	case l.Respond != nil:
+		return only(func(r *routev3.Route) {
+			r.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: l.Respond.Status, Body: inline(l.Respond.Text)}}
+		})
 	}
 	shares := weigh(m.claims)
 	if shares == nil {
-		return only(noTask)
+		return only(noTask.respond)
 	}
 	for _, s := range shares {
 		s.claim.shared = len(shares) > 1
@@ -30,55 +46,100 @@ func routesOf(m match) (routes []*routev3.Route, clusters []string) {
 	}
 	clusters = append(clusters, oldest.refs...)
 
-	rewrite := oldest.label.ContextRootRewrite && m.root != "/"
+	rewrite := oldest.label.ContextRootRewrite && m.on.kind == prefixPath && m.on.path != "/"
 	if rewrite {
-		routes = append(routes, guarded(slash(oldest.name, m.root), oldest))
+		routes = append(routes, guarded(slash(oldest.name, m.on), oldest))
 	}
-	twice, twiceHeaders := sentTwice(oldest.label)
-	forward := func(name string, safe bool) {
-		r := &routev3.Route{Name: name, Match: under(m.root)}
+	forward := func(name string, methods []string, again []*corev3.HeaderValueOption) {
+		r := &routev3.Route{Name: name, Match: m.on.match(methods), RequestHeadersToAdd: again}
 		if rewrite {
-			r.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: m.root + "/"}}
-		}
-		if safe {
-			r.Match.Headers = []*routev3.HeaderMatcher{methodIs(twice)}
-			r.RequestHeadersToAdd = twiceHeaders
+			r.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.on.path + "/"}
 		}
 		r.Action = &routev3.Route_Route{Route: forwardAction(oldest, shares, rewrite, r.Match)}
 		routes = append(routes, guarded(r, oldest))
 	}
-	if twice != "" {
-		forward(oldest.name+SafeSuffix, true)
+	twice, again := sentTwice(oldest.label)
+	if twice = m.on.some(twice); len(twice) > 0 {
+		forward(oldest.name+SafeSuffix, twice, again)
+		if len(twice) == len(m.on.methods) {
+			return routes, clusters // there are no others
+		}
 	}
-	forward(oldest.name, false)
+	forward(oldest.name, nil, nil)
 	return routes, clusters
 }
 
-// under matches a context root segment by segment: /app and /app/x, not /apple.
-func under(root string) *routev3.RouteMatch {
-	if root == "/" {
-		return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
-	}
-	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: root}}
-}
-
 // slash sends exactly /app to /app/: relative links of the page would miss else.
-func slash(name, root string) *routev3.Route {
+func slash(name string, on *condition) *routev3.Route {
+	m := on.match(nil)
+	m.PathSpecifier = &routev3.RouteMatch_Path{Path: on.path}
 	return &routev3.Route{
 		Name:  name,
-		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Path{Path: root}},
+		Match: m,
 		Action: &routev3.Route_Redirect{Redirect: &routev3.RedirectAction{
-			PathRewriteSpecifier: &routev3.RedirectAction_PathRedirect{PathRedirect: root + "/"},
+			PathRewriteSpecifier: &routev3.RedirectAction_PathRedirect{PathRedirect: on.path + "/"},
 			ResponseCode:         routev3.RedirectAction_MOVED_PERMANENTLY,
 		}},
 	}
 }
 
-func methodIs(methods string) *routev3.HeaderMatcher {
-	return &routev3.HeaderMatcher{
-		Name: ":method",
-		HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
-			MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: methods}},
-		}},
+// toHTTPS sends a request to the same place over TLS.
+func toHTTPS(r *routev3.Route, port uint32) {
+	a := &routev3.RedirectAction{
+		SchemeRewriteSpecifier: &routev3.RedirectAction_HttpsRedirect{HttpsRedirect: true},
+		ResponseCode:           routev3.RedirectAction_PERMANENT_REDIRECT,
 	}
+	if port != 443 {
+		a.PortRedirect = port
+	}
+	r.Action = &routev3.Route_Redirect{Redirect: a}
+}
+
+// onto sends a request to a URL followed by its own path and query.
+func onto(r *routev3.Route, target string, code uint32) {
+	a, u := redirection(target, code)
+	if path := strings.TrimSuffix(u.EscapedPath(), "/"); path != "" {
+		a.PathRewriteSpecifier = &routev3.RedirectAction_PrefixRewrite{PrefixRewrite: path + "/"}
+	}
+	r.Action = &routev3.Route_Redirect{Redirect: a}
+}
+
+// to sends a request to a URL: to its path, if it has one, else to the request's own.
+func to(r *routev3.Route, target string, code uint32) {
+	a, u := redirection(target, code)
+	if path := u.EscapedPath(); path != "" {
+		if u.RawQuery != "" {
+			path += "?" + u.RawQuery
+		}
+		a.PathRewriteSpecifier = &routev3.RedirectAction_PathRedirect{PathRedirect: path}
+	}
+	r.Action = &routev3.Route_Redirect{Redirect: a}
+}
+
+// redirection leads to the scheme, host and port of a URL, which labels have checked.
+func redirection(target string, code uint32) (*routev3.RedirectAction, *url.URL) {
+	u, err := url.Parse(target)
+	if err != nil {
+		u = &url.URL{}
+	}
+	a := &routev3.RedirectAction{
+		SchemeRewriteSpecifier: &routev3.RedirectAction_SchemeRedirect{SchemeRedirect: u.Scheme},
+		HostRedirect:           u.Hostname(),
+		ResponseCode:           redirectCodes[code],
+	}
+	if strings.Contains(a.HostRedirect, ":") {
+		a.HostRedirect = "[" + a.HostRedirect + "]"
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); err == nil {
+		a.PortRedirect = uint32(port)
+	}
+	return a, u
+}
+
+var redirectCodes = map[uint32]routev3.RedirectAction_RedirectResponseCode{
+	301: routev3.RedirectAction_MOVED_PERMANENTLY,
+	302: routev3.RedirectAction_FOUND,
+	303: routev3.RedirectAction_SEE_OTHER,
+	307: routev3.RedirectAction_TEMPORARY_REDIRECT,
+	308: routev3.RedirectAction_PERMANENT_REDIRECT,
 }

@@ -61,7 +61,7 @@ func (s *service) view() ServiceView {
 		v.Endpoints += len(be.found.list)
 	}
 	for _, r := range s.routes {
-		rv := RouteView{Name: r.name, Path: r.claims[0].root, State: Live}
+		rv := RouteView{Name: r.name, Path: cmp.Or(r.claims[0].on.String(), "/"), State: Live}
 		for _, cl := range r.claims {
 			if cl.lost {
 				rv.Lost = append(rv.Lost, cl.host)
@@ -76,7 +76,7 @@ func (s *service) view() ServiceView {
 			rv.State = Broken
 		case len(rv.Hosts) == 0:
 			rv.State = Lost
-		default:
+		case r.backend != nil:
 			rv.Cluster = r.backend.name
 		}
 		v.Routes = append(v.Routes, rv)

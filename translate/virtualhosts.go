@@ -1,11 +1,14 @@
 package translate
 
 import (
+	"net/netip"
 	"slices"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
+	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/translate/labels"
 )
 
@@ -36,19 +39,19 @@ func (h *host) remove(c *claim) {
 
 // virtualHost is what a host's claims come to. Each route is checked by itself:
 // one that Envoy would not take answers 503, and its neighbours stay.
-func virtualHost(name string, matches []match) (*routev3.VirtualHost, []string, []Problem) {
-	vh := &routev3.VirtualHost{Name: name, Domains: []string{name}, RetryPolicy: retryPolicy(defaultRetries, retriedAlways(&labels.Route{}))}
+func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3.VirtualHost, []string, []Problem) {
+	vh := &routev3.VirtualHost{Name: name, Domains: domains(name), RetryPolicy: retryPolicy(defaultRetries, retriedAlways(&labels.Route{}))}
 	var clusters []string
 	var problems []Problem
 	for _, m := range matches {
-		routes, names := routesOf(m)
+		routes, names := routesOf(cfg, m)
 		oldest := m.claims[0].route
 		for _, r := range routes {
 			if _, err := checked(r); err != nil {
 				p := oldest.problem(labels.Error, "hosts", "not built, Envoy would refuse it: "+err.Error())
-				p.Value = name + m.root
+				p.Value = name + m.on.String()
 				problems = append(problems, p)
-				bad := &routev3.Route{Name: oldest.name, Match: under(m.root)}
+				bad := &routev3.Route{Name: oldest.name, Match: m.on.match(nil)}
 				notBuilt.respond(bad)
 				if _, err := checked(bad); err != nil {
 					routes = nil // not even its match can be said
@@ -66,7 +69,7 @@ func virtualHost(name string, matches []match) (*routev3.VirtualHost, []string, 
 		}
 		for _, c := range m.claims[1:] {
 			if keys := unlike(c.route.label, oldest.label); keys != "" {
-				p := c.route.problem(labels.Warning, c.labelKey(), unlikeReason(keys, oldest.svc.spec.Name))
+				p := c.route.problem(labels.Warning, c.key(), unlikeReason(keys, oldest.svc.spec.Name))
 				p.Value, p.Winner = name, oldest.svc.spec.Name
 				problems = append(problems, p)
 			}
@@ -74,6 +77,14 @@ func virtualHost(name string, matches []match) (*routev3.VirtualHost, []string, 
 	}
 	slices.Sort(clusters)
 	return vh, slices.Compact(clusters), problems
+}
+
+// domains are those of a host: with the dot of the root, which some clients write.
+func domains(name string) []string {
+	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil || name == "*" {
+		return []string{name}
+	}
+	return []string{name, name + "."}
 }
 
 // catchAll is the last virtual host where no service takes every host.

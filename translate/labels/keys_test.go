@@ -48,13 +48,10 @@ const (
 	serviceWideKeys = "service_cluster network backend_mode"
 	namedKeys       = "match_header match_query set_request_header add_request_header set_response_header add_response_header"
 	// unbuiltKeys are known and checked; what they ask for is not served.
-	unbuiltKeys = "path path_regex methods match_header match_query priority " +
-		"prefer_local ssl_backend ssl_backend_tls_verify ssl_backend_sni " +
-		"redirects redirect redirect_code ssl_only respond " +
+	unbuiltKeys = "prefer_local ssl_backend ssl_backend_tls_verify ssl_backend_sni " +
 		"ssl_cert ssl_key ssl_passthrough tls tls_min_version client_ca hsts " +
-		"allow_ips deny_ips basic_auth jwt_issuer jwt_jwks jwt_audiences ext_auth ext_auth_headers " +
-		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes api_keys rate_limit rate_limit_by max_body_size " +
-		"cors_origins cors_methods cors_headers cors_credentials cors_max_age " +
+		"basic_auth jwt_issuer jwt_jwks jwt_audiences ext_auth ext_auth_headers " +
+		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes api_keys " +
 		"set_request_header add_request_header remove_request_headers set_response_header add_response_header remove_response_headers " +
 		"compression websocket access_log trace_sampling fault_delay fault_abort " +
 		"tcp_port tcp_hosts udp_port"

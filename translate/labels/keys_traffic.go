@@ -7,6 +7,20 @@ type Traffic struct {
 
 	ContextRoot        string // starts with "/"; "/" takes everything; no trailing "/" otherwise
 	ContextRootRewrite bool
+
+	Paths     []string // exact, normalised, sorted; with PathRegex: either of them
+	PathRegex string   // RE2 over the whole path
+
+	Methods  []string       // sorted; none: any
+	Headers  []NamedMatcher // all must match; sorted by name, which is lower case
+	Query    []NamedMatcher // the same for query parameters
+	Priority int32
+}
+
+// A NamedMatcher is what the header or query parameter of that name must be.
+type NamedMatcher struct {
+	Name string
+	Matcher
 }
 
 // trafficKeys: which traffic a route takes.
@@ -23,17 +37,19 @@ var trafficKeys = section{title: "Which traffic", keys: []key{
 	{name: "context_root_rewrite", class: Match, interlock: true, standard: "false",
 		value:   use(boolean, func(t *target, v bool) { t.route.ContextRootRewrite = v }),
 		meaning: "Strips the context root before the task sees the path; `/app` answers 301 to `/app/`."},
-	{name: "path", class: Match, narrows: true, value: later(list("list of exact paths", path)),
-		meaning: "Takes these paths only."},
-	{name: "path_regex", class: Match, narrows: true, value: later(regex),
+	{name: "path", class: Match, narrows: true, value: use(list("list of exact paths", path), func(t *target, v []string) { t.route.Paths = set(v) }),
+		meaning: "Takes these paths only, and nothing below them; with `path_regex`: either. Not beside a `context_root`."},
+	{name: "path_regex", class: Match, narrows: true, value: use(regex, func(t *target, v string) { t.route.PathRegex = v }),
 		meaning: "Takes paths that the whole pattern matches."},
-	{name: "methods", class: Match, narrows: true, standardText: "any", value: later(list("list", method)),
+	{name: "methods", class: Match, narrows: true, standardText: "any", value: use(list("list", method), func(t *target, v []string) { t.route.Methods = set(v) }),
 		meaning: "Takes these methods only."},
-	{name: "match_header", takes: headerName, class: Match, narrows: true, value: later(match),
-		meaning: "Takes requests with this header; all such labels of a route must match."},
-	{name: "match_query", takes: parameterName, class: Match, narrows: true, value: later(match),
+	{name: "match_header", takes: headerName, class: Match, narrows: true, value: useNamed(match, func(t *target, name string, v Matcher) {
+		t.route.Headers = append(t.route.Headers, NamedMatcher{asciiLower(name), v})
+	}),
+		meaning: "Takes requests with this header; all such labels of a route must match. A request without the header matches `!…` only of `!*`."},
+	{name: "match_query", takes: parameterName, class: Match, narrows: true, value: useNamed(match, func(t *target, name string, v Matcher) { t.route.Query = append(t.route.Query, NamedMatcher{name, v}) }),
 		meaning: "Takes requests with this query parameter; all such labels of a route must match."},
-	{name: "priority", class: Match, standard: "0", value: later(integer),
+	{name: "priority", class: Match, standard: "0", value: use(integer, func(t *target, v int32) { t.route.Priority = v }),
 		meaning: "Higher comes first; among equals exact before regex before longer prefix, then more matchers, then age."},
 	{name: "service_cluster", class: None, interlock: true, serviceWide: true, standardText: "access label, placement constraint, then the default collection",
 		value:   accept(collectionName),

@@ -3,6 +3,7 @@ package labels
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -217,6 +218,9 @@ var redirects = kind[[]Redirection]{doc: "`src,dst;src,dst`", read: func(text st
 		if err != nil {
 			return nil, part(dst, err)
 		}
+		if strings.ContainsAny(to, "?#") {
+			return nil, refuse("write it without `?` and `#`", "%q has a query or fragment, and the path of the request comes after it", to)
+		}
 		out = append(out, Redirection{From: h, To: to})
 	}
 	if len(out) == 0 {
@@ -261,13 +265,22 @@ var authService = kind[AuthService]{doc: "`service[:port][/path]`, `grpc://servi
 	return a, nil
 }}
 
-// code is one of a few HTTP statuses.
-func code(codes ...int) kind[string] {
-	words := make([]string, len(codes))
-	for i, c := range codes {
-		words[i] = strconv.Itoa(c)
+// responseText is the body of a fixed answer.
+var responseText = kind[string]{doc: "text", read: func(text string) (string, error) {
+	if len(text) > maxResponse {
+		return "", refuse("write a shorter text, or let a service answer", "is %d bytes long, and at most %d can be answered", len(text), maxResponse)
 	}
-	k := word(words...)
-	k.doc = strings.Trim(fmt.Sprint(codes), "[]")
-	return k
+	return text, nil
+}}
+
+// code is one of a few HTTP statuses.
+func code(codes ...uint32) kind[uint32] {
+	doc := strings.Trim(fmt.Sprint(codes), "[]")
+	return kind[uint32]{doc: doc, read: func(text string) (uint32, error) {
+		n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 32)
+		if err != nil || !slices.Contains(codes, uint32(n)) {
+			return 0, refuse("write one of "+doc, "is none of %s", doc)
+		}
+		return uint32(n), nil
+	}}
 }

@@ -76,6 +76,7 @@ func (p *parser) readRoute(name string) *Route {
 	r := &Route{
 		Name:    name,
 		Traffic: Traffic{ContextRoot: "/"},
+		Answers: Answers{RedirectCode: redirectCode},
 		Resilience: Resilience{
 			IdleTimeout: idleTimeout, ConnectTimeout: connectTimeout, Retries: retryCount, FailTimeout: failTimeout,
 			HealthInterval: healthInterval, HealthTimeout: healthTimeout, HealthRise: healthRise, HealthFall: healthFall,
@@ -166,6 +167,7 @@ func (p *parser) read(s setting, into *target) bool {
 	if own, ok := p.set.Routes[routeName(into)][s.canonical]; ok && own.Label != s.value.Label && own.Text != s.value.Text && !s.key.value.same(own.Text, s.value.Text) {
 		p.report(Info, own, fmt.Sprintf("the operator of the collection requires `%s: %s`, which holds", s.canonical, shown(s.value.Text)), "remove the label")
 	}
+	into.name = s.name
 	notes, ok := check(s, into)
 	severity := severityOf(s.key.class)
 	for _, n := range notes {

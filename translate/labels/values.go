@@ -1,9 +1,11 @@
 package labels
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +48,13 @@ type binding struct {
 type target struct {
 	service *Service
 	route   *Route
+	name    string // what stands after keys that take a name
+}
+
+// set sorts a list and drops what is twice.
+func set[T cmp.Ordered](list []T) []T {
+	list = slices.Sorted(slices.Values(list))
+	return slices.Compact(list)
 }
 
 // note is one remark on a value. Its severity is the one that the key's class
@@ -72,6 +81,11 @@ func use[T any](k kind[T], set func(*target, T)) binding {
 			return nil, true
 		},
 	}
+}
+
+// useNamed is use for a key that takes a name.
+func useNamed[T any](k kind[T], set func(t *target, name string, v T)) binding {
+	return use(k, func(t *target, v T) { set(t, t.name, v) })
 }
 
 // later binds a key that is known and checked, but not built yet.
