@@ -26,7 +26,7 @@ func routesOf(cfg *config.Collection, m match) (routes []*routev3.Route, cluster
 	case oldest.broken:
 		return only(notBuilt.respond)
 	case l.SSLOnly:
-		return only(func(r *routev3.Route) { toHTTPS(r, cfg.HTTPSPublicPort) })
+		return only(func(r *routev3.Route) { toHTTPS(r, m.claims[0].host, cfg.HTTPSPublicPort) })
 	case m.claims[0].redirect != nil:
 		return only(func(r *routev3.Route) { onto(r, m.claims[0].redirect.To, l.RedirectCode) })
 	case l.Redirect != "":
@@ -83,14 +83,19 @@ func slash(name string, on *condition) *routev3.Route {
 	}
 }
 
-// toHTTPS sends a request to the same place over TLS.
-func toHTTPS(r *routev3.Route, port uint32) {
+// toHTTPS sends a request to the same place over TLS. The port of plain HTTP, which
+// the Host header may carry, must not go along: it is dropped with the host where
+// that is known, and overwritten where a wildcard stands.
+func toHTTPS(r *routev3.Route, host string, port uint32) {
 	a := &routev3.RedirectAction{
 		SchemeRewriteSpecifier: &routev3.RedirectAction_HttpsRedirect{HttpsRedirect: true},
 		ResponseCode:           routev3.RedirectAction_PERMANENT_REDIRECT,
+		PortRedirect:           port,
 	}
-	if port != 443 {
-		a.PortRedirect = port
+	if !strings.HasPrefix(host, "*") {
+		if a.HostRedirect = host; port == 443 {
+			a.PortRedirect = 0
+		}
 	}
 	r.Action = &routev3.Route_Redirect{Redirect: a}
 }
