@@ -155,6 +155,9 @@ func (r *reader) collection(at string, c *Collection, prefixes []string) {
 			r.fail(fmt.Sprintf("%s.trusted_proxies[%d]", at, i), fmt.Sprintf("%q is not a range of addresses", cidr), wayOut)
 		}
 	}
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		r.fail(at+".proxy_protocol", "only trusted_proxies may connect then, and there are none", "name their addresses under trusted_proxies, as [10.0.0.0/8]")
+	}
 	r.oneOf(at+".share_hosts", c.ShareHosts, "owner", "any")
 	r.oneOf(at+".routes", c.Routes, "rds", "vhds")
 	for _, host := range slices.Sorted(maps.Keys(c.HostOwners)) {

@@ -65,7 +65,7 @@ func TestEveryKey(t *testing.T) {
 	}
 	require.Equal(t, []string{"swarm.compose_projects", "state_dir",
 		"collections.dev.http3", "collections.dev.certificates", "collections.dev.tcp_ports", "collections.dev.udp_ports",
-		"collections.dev.trusted_proxies", "collections.dev.routes", "collections.dev.fleet"}, keys)
+		"collections.dev.routes", "collections.dev.fleet"}, keys)
 }
 
 func TestMergedCollections(t *testing.T) {
@@ -137,7 +137,7 @@ func TestRefused(t *testing.T) {
 		{"nested default", "collections: {a: {required: {retries: [1]}}}\n", "waggle.yml:1: collections.a.required.retries: this is a list, but one value is expected; write text"},
 		{"half of tls", "xds: {tls: {ca: a, cert: b}}\n", "waggle.yml:1: xds.tls: the file with its key is missing; name it in xds.tls.key; `waggle ca issue` makes all three"},
 		{"tls and none", "xds: {insecure: true, tls: {ca: a, cert: b, key: c}}\n", "waggle.yml:1: xds.insecure: this contradicts xds.tls; keep one of the two"},
-		{"proxy protocol", "collections: {a: {proxy_protocol: true}}\n", "waggle.yml:1: collections.a.proxy_protocol: this is not built yet, and without it the addresses that the front proxy tells would be read as requests; set it to false and let the front proxy send X-Forwarded-For"},
+		{"proxy protocol", "collections: {a: {proxy_protocol: true}}\n", "waggle.yml:1: collections.a.proxy_protocol: only trusted_proxies may connect then, and there are none; name their addresses under trusted_proxies, as [10.0.0.0/8]"},
 		{"merge of nothing", "xds: {<<: 1}\n", "waggle.yml:1: xds.<<: only keys with values can be merged; write <<: *name"},
 		{"own ancestor", "collections: &a {a: {fleet: *a}}\n", "waggle.yml:1: collections.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet: the document is too large or too deep here once its aliases are expanded; write it out without aliases (*name)"},
 	} {

@@ -3,8 +3,7 @@ package config
 import "errors"
 
 // unbuilt looks at the keys that the format has and this version does not serve.
-// One that is used gives a notice, or an error where it would be unsafe to go on
-// without what it asks for.
+// One that is used gives a notice.
 func (r *reader) unbuilt(c *Config) []Notice {
 	var notices []Notice
 	without := func(used bool, key, instead string) {
@@ -22,15 +21,10 @@ func (r *reader) unbuilt(c *Config) []Notice {
 	without(c.StateDir != plain.StateDir, "state_dir", "nothing is kept on disk")
 	for _, name := range c.Order {
 		at, coll := "collections."+name+".", c.Collections[name]
-		if coll.ProxyProtocol {
-			r.fail(at+"proxy_protocol", "this is not built yet, and without it the addresses that the front proxy tells would be read as requests",
-				"set it to false and let the front proxy send X-Forwarded-For")
-		}
 		without(coll.HTTP3, at+"http3", "HTTP/1.1 and HTTP/2 are served")
 		without(coll.Certificates.used(), at+"certificates", "no host has HTTPS")
 		without(len(coll.TCPPorts) > 0, at+"tcp_ports", "nothing listens there")
 		without(len(coll.UDPPorts) > 0, at+"udp_ports", "nothing listens there")
-		without(len(coll.TrustedProxies) > 0, at+"trusted_proxies", "X-Forwarded-For is believed from nobody")
 		without(coll.Routes == "vhds", at+"routes", "rds is used")
 		without(len(coll.Fleet) > 0, at+"fleet", "run the proxies as a service of your own")
 	}

@@ -4,6 +4,7 @@ import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 )
 
@@ -29,6 +30,8 @@ var (
 	notBuilt    = answer{"not_built", 503, "The labels of this service cannot be served.\n", false}
 	timedOut    = answer{"timeout", 504, "The service did not answer in time.\n", false}
 	tooLarge    = answer{"too_large", 413, "The request is too large.\n", false}
+	rateLimited = answer{"rate_limited", 429, "Too many requests.\n", false} // the filter says retry-after
+	forbidden   = answer{"forbidden", 403, "Access is denied.\n", false}     // or 401
 )
 
 // headers are what an answer carries beside Envoy's own.
@@ -60,12 +63,15 @@ func localReplies() *hcmv3.LocalReplyConfig {
 			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: f},
 		}}
 	}
-	status := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
-		StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
-			Op:    accesslogv3.ComparisonFilter_EQ,
-			Value: &corev3.RuntimeUInt32{DefaultValue: tooLarge.status, RuntimeKey: "waggle.none"},
-		}},
-	}}
+	// What the flags do not tell. A route that answers by itself (direct_response)
+	// may say any status: then it means that.
+	says := func(expression string) *accesslogv3.AccessLogFilter {
+		return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
+			Name:       "envoy.access_loggers.extension_filters.cel",
+			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: mustAny(&celv3.ExpressionFilter{Expression: expression})},
+		}}}
+	}
+	const refused = "(response.code == 401 || response.code == 403)"
 	mapper := func(f *accesslogv3.AccessLogFilter, a answer) *hcmv3.ResponseMapper {
 		return &hcmv3.ResponseMapper{Filter: f, Body: inline(a.text), HeadersToAdd: a.headers()}
 	}
@@ -74,7 +80,12 @@ func localReplies() *hcmv3.LocalReplyConfig {
 		mapper(flags("UT", "UMSDR", "SI", "DT"), timedOut),
 		mapper(flags("UF", "UC", "UR", "LR", "UO", "UPE", "NC"), unreachable),
 		mapper(flags("UH"), noTask),
-		mapper(status, tooLarge),
+		mapper(says("response.code_details == 'local_rate_limited'"), rateLimited), // its flag comes too late
+		mapper(says("response.code_details == 'ext_authz_error'"), closed),
+		// Who was asked may have said why.
+		{Filter: says("response.code_details == 'ext_authz_denied' && " + refused), HeadersToAdd: forbidden.headers()},
+		mapper(says("response.code == 413 && response.code_details != 'direct_response'"), tooLarge),
+		mapper(says(refused+" && response.code_details != 'direct_response' && response.code_details != 'ext_authz_denied'"), forbidden),
 	}}
 }
 

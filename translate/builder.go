@@ -96,7 +96,7 @@ func (b *Builder) all(in Input) {
 		}
 	}
 	for _, c := range b.collections {
-		c.fleet = b.fleetNetworks(c.name)
+		c.fleet, c.hidden = b.fleetNetworks(c.name), b.hiddenBy(c.name)
 	}
 	for id := range in.Picture.Services {
 		b.place(id)
@@ -134,8 +134,9 @@ func (b *Builder) some(changes watcher.Changes) {
 	}
 	for f := range fleets {
 		if c := b.collections[f]; c != nil {
-			if now := b.fleetNetworks(f); !slices.Equal(now, c.fleet) {
-				c.fleet = now
+			now, hidden := b.fleetNetworks(f), b.hiddenBy(f)
+			if !slices.Equal(now, c.fleet) || hidden != c.hidden {
+				c.fleet, c.hidden = now, hidden
 				for id, s := range b.services {
 					if s.coll == c {
 						dirty[id] = struct{}{}
@@ -191,6 +192,7 @@ func (b *Builder) remove(id string) {
 	}
 	b.unrefer(s)
 	for _, r := range s.routes {
+		s.coll.retract(r)
 		for _, cl := range r.claims {
 			s.coll.unclaim(cl)
 		}
@@ -345,6 +347,20 @@ func (b *Builder) fleetNetworks(name string) []string {
 		}
 	}
 	return out
+}
+
+// hiddenBy names a service of the collection's fleet that is published through the
+// ingress mesh, which puts an address of its own in place of the client's.
+func (b *Builder) hiddenBy(name string) string {
+	via := ""
+	for id := range b.fleets[name] {
+		s := b.picture.Services[id]
+		mesh := slices.ContainsFunc(s.Ports, func(p watcher.Port) bool { return p.Published != 0 && !p.HostMode })
+		if mesh && (via == "" || s.Name < via) {
+			via = s.Name
+		}
+	}
+	return via
 }
 
 // Problems gives everything wrong with any service, sorted. It must not be changed.

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/waggle-lb/waggle/config"
 )
 
@@ -13,6 +15,11 @@ type collection struct {
 	name  string
 	cfg   *config.Collection
 	fleet []string // networks of its proxies, as FleetLabel says
+	// hidden names the service that is its fleet, where that is published through the
+	// ingress mesh: then no address of a client reaches a proxy.
+	hidden string
+	// extensions is what routes bring to shared filters, by filter and routeKey.
+	extensions map[string]map[string]proto.Message
 
 	hosts     map[string]*host
 	published ordered[*host]      // that somebody has
@@ -24,9 +31,10 @@ type collection struct {
 	sweep     bool // resources are of an earlier build: what is not built again goes
 
 	// To do at finish:
-	dirty   map[string]struct{} // hosts to build again
-	touched map[string]bool     // endpoints that may be new, gone or different; true: their clusters too
-	fresh   bool                // nothing is built yet
+	dirty    map[string]struct{} // hosts to build again
+	extended map[string]bool     // shared filters that may be different
+	touched  map[string]bool     // endpoints that may be new, gone or different; true: their clusters too
+	fresh    bool                // nothing is built yet
 }
 
 func newCollection(name string, cfg *config.Collection) *collection {
@@ -34,6 +42,7 @@ func newCollection(name string, cfg *config.Collection) *collection {
 		name: name, cfg: cfg, fresh: true,
 		hosts: map[string]*host{}, backends: map[string]*backend{}, refs: map[string]int{},
 		dirty: map[string]struct{}{}, touched: map[string]bool{},
+		extensions: map[string]map[string]proto.Message{}, extended: map[string]bool{},
 	}
 	for k := range c.resources {
 		c.resources[k] = map[string]*Resource{}
@@ -65,7 +74,7 @@ func (c *collection) touch(cluster string, whole bool) {
 
 // finish builds what is dirty and gives what changed by it.
 func (c *collection) finish() []Change {
-	if !c.fresh && len(c.dirty) == 0 && len(c.touched) == 0 {
+	if !c.fresh && len(c.dirty) == 0 && len(c.touched) == 0 && len(c.extended) == 0 {
 		return nil
 	}
 	var changes []Change
@@ -111,9 +120,18 @@ func (c *collection) finish() []Change {
 	if tableChanged {
 		set(c.table())
 	}
+	for _, f := range sharedFilters() {
+		if c.fresh || c.extended[f.name] {
+			set(c.extension(f))
+		}
+	}
 	if c.fresh && c.cfg.HTTPPort != 0 {
 		m := newHTTPListener(c.cfg)
-		set(&Resource{Kind: Listener, Name: m.Name, Message: m, Body: mustEncode(m), Refs: []Ref{{Routes, httpTable}}})
+		var refs []Ref
+		for _, f := range sharedFilters() {
+			refs = append(refs, Ref{Extension, f.name})
+		}
+		set(&Resource{Kind: Listener, Name: m.Name, Message: m, Body: mustEncode(m), Refs: append(refs, Ref{Routes, httpTable})})
 	}
 	if c.sweep {
 		for k := range c.resources {
@@ -127,6 +145,7 @@ func (c *collection) finish() []Change {
 	c.fresh, c.sweep = false, false
 	clear(c.dirty)
 	clear(c.touched)
+	clear(c.extended)
 	slices.SortFunc(changes, func(a, b Change) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
@@ -143,7 +162,7 @@ func (c *collection) buildHost(h *host) bool {
 		matches, problems := resolve(c.cfg, h.name, h.claims)
 		h.problems = problems
 		if len(matches) > 0 {
-			vh, names, problems := virtualHost(h.name, matches)
+			vh, names, problems := virtualHost(c.cfg, h.name, matches)
 			h.problems = append(h.problems, problems...)
 			h.message, h.bytes, h.clusters = vh, field(mustEncode(vh)), names
 		}

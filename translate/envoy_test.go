@@ -21,6 +21,7 @@ import (
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -59,11 +60,19 @@ func staticBootstrap(t *testing.T, b *Builder, collection string) string {
 	for _, n := range names(b, collection, Listener) {
 		l := proto.CloneOf(res[Listener][n].Message.(*listenerv3.Listener))
 		l.Address = bindAddress("127.0.0.1", 0)
-		hcm := new(hcmv3.HttpConnectionManager)
-		require.NoError(t, l.FilterChains[0].Filters[0].GetTypedConfig().UnmarshalTo(hcm))
-		table := res[Routes][hcm.GetRds().RouteConfigName].Message.(*routev3.RouteConfiguration)
-		hcm.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: table}
-		l.FilterChains[0].Filters[0].ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: mustAny(hcm)}
+		for _, fc := range l.FilterChains {
+			hcm := new(hcmv3.HttpConnectionManager)
+			require.NoError(t, fc.Filters[0].GetTypedConfig().UnmarshalTo(hcm))
+			table := res[Routes][hcm.GetRds().RouteConfigName].Message.(*routev3.RouteConfiguration)
+			hcm.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: table}
+			for _, f := range hcm.HttpFilters {
+				if f.GetConfigDiscovery() != nil {
+					found := res[Extension][f.Name].Message.(*corev3.TypedExtensionConfig)
+					f.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: found.TypedConfig}
+				}
+			}
+			fc.Filters[0].ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: mustAny(hcm)}
+		}
 		static.Listeners = append(static.Listeners, l)
 	}
 	boot := &bootstrapv3.Bootstrap{

@@ -45,14 +45,11 @@ func newHTTPListener(c *config.Collection) *listenerv3.Listener {
 		StatPrefix:                    httpListener,
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
 		ListenerFiltersTimeout:        durationpb.New(listenerFiltersTimeout),
-		FilterChains: []*listenerv3.FilterChain{{
+		ListenerFilters:               listenerFilters(c),
+		FilterChains: clientChains(c, &listenerv3.FilterChain{
 			Name:                          httpListener,
 			TransportSocketConnectTimeout: durationpb.New(handshakeTimeout),
-			Filters: []*listenerv3.Filter{{
-				Name:       "envoy.filters.network.http_connection_manager",
-				ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: mustAny(connectionManager(c, httpListener, httpTable))},
-			}},
-		}},
+		}, connectionManager(c, httpListener, httpTable)),
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -54,6 +57,10 @@ type route struct {
 	// routes with different guards apart.
 	filters map[string]*anyMessage
 	guards  string
+	// shares is what it brings to filters that all routes share, metadata what they
+	// must know of it.
+	shares   map[string]proto.Message
+	metadata map[string]*structpb.Value
 }
 
 // backend is one cluster: a port of a service with its upstream settings.
@@ -119,7 +126,7 @@ func (s *service) plan(n networkNames) {
 			continue
 		}
 		s.routes = append(s.routes, r)
-		if r.broken || r.closed {
+		if r.broken || r.closed || r.answersItself() {
 			continue
 		}
 		port, ok := s.portOf(r, n)
@@ -129,6 +136,7 @@ func (s *service) plan(n networkNames) {
 		}
 		r.backend = s.backendOf(r, port)
 	}
+	s.yield()
 }
 
 // link does what may refer to other services, all of which are planned: filters,
@@ -142,36 +150,10 @@ func (s *service) link() {
 			r.backend = nil
 			continue
 		}
-		r.referOn()
-	}
-}
-
-// claimsOf says which matches a route wants.
-func claimsOf(r *route) []*claim {
-	root := r.label.ContextRoot
-	if root == "" {
-		root = "/"
-	}
-	if err := pathLiteral(root); err != nil {
-		r.broken, r.vague, root = true, true, "/"
-		r.svc.problems = append(r.svc.problems, r.problem(labels.Error, "context_root", err.Error()))
-	}
-	var out []*claim
-	for _, h := range r.label.Hosts {
-		if err := domainLiteral(h); err != nil {
-			p := r.problem(labels.Error, "hosts", err.Error())
-			p.Value = h
-			r.svc.problems = append(r.svc.problems, p)
-			continue
-		}
-		if !slices.ContainsFunc(out, func(c *claim) bool { return c.host == h }) {
-			out = append(out, &claim{route: r, host: h, root: root})
+		if r.backend != nil {
+			r.referOn()
 		}
 	}
-	if r.label.DefaultBackend {
-		out = append(out, &claim{route: r, host: "*", root: "/", whole: true})
-	}
-	return out
 }
 
 // portOf finds the container port of a route: what port says, else the only

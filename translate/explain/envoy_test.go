@@ -238,6 +238,12 @@ func serve(t *testing.T, res translate.Resources) proxy {
 	table, err := routeTable(res, manager.GetRds().GetRouteConfigName())
 	require.NoError(t, err)
 	manager.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: proto.Clone(table).(*routev3.RouteConfiguration)}
+	for _, f := range manager.HttpFilters {
+		if f.GetConfigDiscovery() != nil {
+			found := res[translate.Extension][f.Name].Message.(*corev3.TypedExtensionConfig)
+			f.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: found.TypedConfig}
+		}
+	}
 	packed, err := anypb.New(manager)
 	require.NoError(t, err)
 	filter.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: packed}

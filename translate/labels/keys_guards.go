@@ -1,13 +1,36 @@
 package labels
 
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
 // Guards is what section "Guards" says of a route.
-type Guards struct{}
+type Guards struct {
+	AllowIPs, DenyIPs []netip.Prefix // empty: not said
+
+	RateLimit   *Rate
+	RateLimitBy Selector // zero: all requests together
+	MaxBodySize *uint64
+
+	CORSOrigins     []string // canonical ("https://a.example.com", "https://*.example.com"), or "*"
+	CORSMethods     []string
+	CORSHeaders     []string
+	CORSCredentials bool
+	CORSMaxAge      *time.Duration
+}
 
 // guardsKeys: who may pass.
-var guardsKeys = section{title: "Guards", keys: []key{
-	{name: "allow_ips", class: Guard, value: later(list("list of CIDRs", addressRange)),
-		meaning: "Only these client addresses pass (the address behind `trusted_proxies`)."},
-	{name: "deny_ips", class: Guard, value: later(list("list of CIDRs", addressRange)),
+var guardsKeys = section{title: "Guards", intro: "They stand in this order before the task, whatever the order of the labels: " +
+	"addresses, CORS (which answers a browser's preflight request by itself), rate, size, `basic_auth`, `api_keys`, `jwt_*`, `ext_auth`, `oidc_*`. " +
+	"All that a route has must be passed, also for the redirects that it answers.", keys: []key{
+	{name: "allow_ips", class: Guard,
+		value:   use(list("list of CIDRs", addressRange), func(t *target, v []netip.Prefix) { t.route.AllowIPs = v }),
+		meaning: "Only these client addresses pass (the address behind `trusted_proxies`); `deny_ips` comes first. A fleet published through the ingress mesh hides addresses: an error."},
+	{name: "deny_ips", class: Guard,
+		value:   use(list("list of CIDRs", addressRange), func(t *target, v []netip.Prefix) { t.route.DenyIPs = v }),
 		meaning: "These client addresses do not pass."},
 	{name: "basic_auth", class: Guard, value: later(called("secret or config in htpasswd form", object)),
 		meaning: "Asks for a user and password."},
@@ -31,20 +54,74 @@ var guardsKeys = section{title: "Guards", keys: []key{
 		meaning: "The scopes that are asked for."},
 	{name: "api_keys", class: Guard, value: later(called("secret or config", object)),
 		meaning: "Asks for one of these keys."},
-	{name: "rate_limit", class: Guard, value: later(rate),
-		meaning: "Requests per second or minute, per proxy."},
-	{name: "rate_limit_by", class: Guard, value: later(selector("ip", "header")),
-		meaning: "What the rate is counted by."},
-	{name: "max_body_size", class: Guard, value: later(size),
-		meaning: "Larger requests are answered with 413."},
-	{name: "cors_origins", class: Guard, value: later(list("list", text)),
-		meaning: "The origins whose scripts may call."},
-	{name: "cors_methods", class: Guard, value: later(list("list", either("", word("*"), method))),
-		meaning: "The methods that they may use."},
-	{name: "cors_headers", class: Guard, value: later(list("list", token)),
+	{name: "rate_limit", class: Guard,
+		value:   use(rate, func(t *target, v Rate) { t.route.RateLimit = &v }),
+		meaning: "Requests per second or minute, per proxy; `burst` is how many may come at once (default: all of one second or minute)."},
+	{name: "rate_limit_by", class: Guard,
+		value:   use(selector("ip", "header"), func(t *target, v Selector) { t.route.RateLimitBy = v }),
+		meaning: "What the rate is counted by: each client address (of IPv6 each /64) or each value of a header; requests without it are counted together."},
+	{name: "max_body_size", class: Guard,
+		value:   use(size, func(t *target, v uint64) { t.route.MaxBodySize = &v }),
+		meaning: "Larger requests are answered with 413, with and without Content-Length. Nothing is buffered."},
+	{name: "cors_origins", class: Guard,
+		value:   use(list("list of origins, `https://*.example.com`, `*`", origin), func(t *target, v []string) { t.route.CORSOrigins = v }),
+		meaning: "The origins whose scripts may call. Preflight requests are answered by the proxy."},
+	{name: "cors_methods", class: Guard,
+		value:   use(list("list", either("", word("*"), method)), func(t *target, v []string) { t.route.CORSMethods = v }),
+		meaning: "The methods that they may use.", standardText: "`GET,HEAD,POST`"},
+	{name: "cors_headers", class: Guard,
+		value:   use(list("list", token), func(t *target, v []string) { t.route.CORSHeaders = v }),
 		meaning: "The headers that they may send."},
-	{name: "cors_credentials", class: Guard, standard: "false", value: later(boolean),
-		meaning: "Whether they may send credentials."},
-	{name: "cors_max_age", class: Guard, value: later(duration),
+	{name: "cors_credentials", class: Guard, standard: "false",
+		value:   use(boolean, func(t *target, v bool) { t.route.CORSCredentials = v }),
+		meaning: "Whether they may send credentials; never together with the origin `*`."},
+	{name: "cors_max_age", class: Guard,
+		value:   use(duration, func(t *target, v time.Duration) { t.route.CORSMaxAge = &v }),
 		meaning: "How long browsers keep the answer."},
+}}
+
+// origin is what browsers send as Origin, "scheme://host[:port]"; the host may
+// begin with "*." for any depth below it; "*" is every origin.
+var origin = kind[string]{doc: "origin", read: func(text string) (string, error) {
+	const hint = "write an origin such as `https://app.example.com` or `https://*.example.com`, or `*`"
+	t := strings.TrimSpace(text)
+	if t == "*" {
+		return t, nil
+	}
+	scheme, rest, found := strings.Cut(t, "://")
+	if !found || scheme == "" {
+		if h, err := asciiHost(strings.TrimPrefix(t, "*.")); err == nil && strings.Contains(h, ".") {
+			return "", refuse("write `https://"+asciiLower(t)+"`", "has no scheme")
+		}
+		return "", refuse(hint, "is not an origin")
+	}
+	host, wild := strings.CutPrefix(rest, "*.")
+	u, err := url.Parse(scheme + "://" + host)
+	switch {
+	case err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" || u.RawQuery != "":
+		return "", refuse(hint, "is not an origin")
+	case u.Path == "/":
+		return "", refuse("write `"+strings.TrimSuffix(t, "/")+"`", "has a path; browsers send none")
+	case u.Path != "":
+		return "", refuse("write `"+strings.TrimSuffix(t, u.Path)+"`", "has a path; browsers send none")
+	}
+	h := asciiLower(u.Hostname())
+	if !strings.Contains(h, ":") {
+		if h, err = asciiHost(u.Hostname()); err != nil {
+			return "", refuse(hint, "its host %s", noteOf(err).reason)
+		}
+	} else {
+		h = "[" + h + "]"
+	}
+	if wild {
+		h = "*." + h
+	}
+	s := asciiLower(u.Scheme)
+	if p := u.Port(); p != "" && !(s == "https" && p == "443" || s == "http" && p == "80") { // browsers leave these out
+		if _, err := port.read(p); err != nil {
+			return "", refuse(hint, "%q is not a port", p)
+		}
+		h += ":" + p
+	}
+	return s + "://" + h, nil
 }}

@@ -76,6 +76,9 @@ func Resource(m proto.Message) (any, error) {
 // redact replaces what is sensitive in m, also inside packed messages (Any).
 func redact(m protoreflect.Message) error {
 	if any, ok := m.Interface().(*anypb.Any); ok {
+		if any.GetTypeUrl() == "" && len(any.GetValue()) == 0 {
+			return nil // "as it is elsewhere"
+		}
 		inner, err := any.UnmarshalNew()
 		if err != nil {
 			return fmt.Errorf("unpack %s: %w", any.GetTypeUrl(), err)
