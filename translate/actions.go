@@ -80,6 +80,59 @@ func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *rout
 	return action
 }
 
+// checkDestination looks for labels that cannot all hold. Where it is not known
+// which path is meant, the route is broken.
+func (r *route) checkDestination() {
+	l := r.label
+	tell := func(sev labels.Severity, key, hint, reason string, args ...any) {
+		p := r.problem(sev, key, fmt.Sprintf(reason, args...))
+		p.Hint = hint
+		r.svc.problems = append(r.svc.problems, p)
+	}
+	var rewriting []string
+	for _, k := range []struct {
+		key string
+		on  bool
+	}{
+		{"context_root_rewrite", l.ContextRootRewrite && l.ContextRoot != "/"},
+		{"rewrite_path", l.RewritePath != ""},
+		{"rewrite_regex", l.RewriteRegex.Pattern != ""},
+	} {
+		if k.on {
+			rewriting = append(rewriting, k.key)
+		}
+	}
+	if len(rewriting) > 1 {
+		r.broken = true
+		tell(labels.Error, rewriting[len(rewriting)-1], "keep one of them", "%s say what becomes of the path, and only one can: the route is not served, what it claims answers 503", strings.Join(rewriting, " and "))
+	}
+
+	hashing := l.LBPolicy == "ring_hash" || l.LBPolicy == "maglev"
+	switch {
+	case hashing && !hashes(l):
+		tell(labels.Warning, "lb_policy", "add hash_on", "nothing says what is hashed: tasks are chosen at random")
+	case l.LBPolicy != "" && !hashing && hashes(l):
+		tell(labels.Warning, "lb_policy", "write ring_hash or maglev", "%s hashes nothing, and another label says what is hashed: ring_hash holds", l.LBPolicy)
+	}
+	if l.SlowStart > 0 && !warmsUp(policyOf(l)) {
+		tell(labels.Warning, "slow_start", "lb_policy: least_request or round_robin", "this way of choosing tasks knows no slow start: new tasks get their share at once")
+	}
+	if l.HealthPath == "" {
+		for _, key := range []string{"health_interval", "health_timeout", "health_rise", "health_fall"} {
+			if label, said := l.Labels[key]; said && !strings.HasPrefix(label, "defaults: ") {
+				tell(labels.Warning, key, "add health_path", "without health_path nothing is checked")
+			}
+		}
+	}
+	if r.svc.reach.mode == labels.VIPMode {
+		for _, key := range []string{"sticky_sessions", "sticky_session_cookie", "hash_on", "ip_hash", "lb_policy"} {
+			if label, said := l.Labels[key]; said && !strings.HasPrefix(label, "defaults: ") {
+				tell(labels.Warning, key, "backend_mode: task", "behind the virtual address Swarm chooses the task, not the proxy")
+			}
+		}
+	}
+}
+
 // hostSent is the Host header that reaches the task; "" as the client sent it.
 func (r *route) hostSent() string {
 	if r.label.RewriteHost == "auto" {
@@ -177,9 +230,9 @@ func retriedAlways(l *labels.Route) string {
 	return strings.Join(slices.DeleteFunc(slices.Clone(l.RetryOn), func(w string) bool { return !slices.Contains(labels.RetryAlways, w) }), ",")
 }
 
-// sentTwice gives what the twin of a route for the methods that may be sent twice
-// matches, a pattern of methods, and adds to its requests; "" where it needs none.
-func sentTwice(l *labels.Route) (methods string, headers []*corev3.HeaderValueOption) {
+// sentTwice gives the methods of the twin of a route, those that may be sent twice,
+// and what it adds to their requests; none where it needs no twin.
+func sentTwice(l *labels.Route) (methods []string, headers []*corev3.HeaderValueOption) {
 	words, grpc := []string{"reset"}, []string(nil)
 	if l.RetryOn != nil {
 		words = nil
@@ -205,13 +258,9 @@ func sentTwice(l *labels.Route) (methods string, headers []*corev3.HeaderValueOp
 		safe = defaultRetryMethods
 	}
 	if l.Retries == 0 || len(headers) == 0 || len(safe) == 0 {
-		return "", nil
+		return nil, nil
 	}
-	quoted := make([]string, len(safe))
-	for i, m := range safe {
-		quoted[i] = regexp.QuoteMeta(m)
-	}
-	return strings.Join(quoted, "|"), headers
+	return safe, headers
 }
 
 // weighted is one sharer of a match.

@@ -83,16 +83,19 @@ func clustersOf(t testing.TB, r *routev3.Route) []string {
 	if a == nil {
 		return nil
 	}
-	if c := a.GetCluster(); c != "" {
-		return []string{c}
-	}
 	var out []string
+	for _, m := range a.RequestMirrorPolicies {
+		out = append(out, m.Cluster)
+	}
+	if c := a.GetCluster(); c != "" {
+		return append(out, c)
+	}
 	total := uint64(0)
 	for _, c := range a.GetWeightedClusters().GetClusters() {
 		out = append(out, c.Name)
 		total += uint64(c.Weight.GetValue())
 	}
-	require.NotEmpty(t, out)
+	require.NotEmpty(t, a.GetWeightedClusters().GetClusters())
 	require.Positive(t, total)
 	require.LessOrEqual(t, total, uint64(1<<32-1))
 	return out

@@ -7,6 +7,8 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/translate/labels"
 )
 
 func TestOneClusterForEachPortAndItsSettings(t *testing.T) {
@@ -58,4 +60,20 @@ func TestClusterDefaults(t *testing.T) {
 	require.EqualValues(t, 3, three.ConsecutiveLocalOriginFailure.GetValue())
 	require.EqualValues(t, 3, three.ConsecutiveGatewayFailure.GetValue())
 	require.Equal(t, 9*time.Second, three.BaseEjectionTime.AsDuration())
+}
+
+func TestLabelsThatCannotAllHold(t *testing.T) {
+	w := newWorld()
+	w.service("x_web", map[string]string{"hosts": "a.test", "port": "80", "context_root": "/app",
+		"lb_policy": "random", "hash_on": "ip", "health_interval": "1s", "slow_start": "10s",
+		"two.hosts": "b.test", "two.port": "80", "two.rewrite_path": "/x", "two.rewrite_regex": "a,b", "two.lb_policy": "maglev",
+		"vip.hosts": "c.test"})
+	w.service("x_vip", map[string]string{"hosts": "d.test", "port": "80", "backend_mode": "vip", "sticky_sessions": "pin"})
+	b := w.build(t, testConfig())
+	requireProblem(t, b, "x_web", labels.Warning, "random hashes nothing")
+	requireProblem(t, b, "x_web", labels.Warning, "without health_path nothing is checked")
+	requireProblem(t, b, "x_web", labels.Warning, "knows no slow start")
+	requireProblem(t, b, "x_web", labels.Error, "rewrite_path and rewrite_regex say what becomes of the path")
+	requireProblem(t, b, "x_vip", labels.Warning, "Swarm chooses the task")
+	require.Equal(t, []string{"/* -> 503 not_built"}, routeLines(b, "dev", "b.test"))
 }

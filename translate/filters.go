@@ -46,6 +46,7 @@ var httpFilters = []*httpFilter{
 	cors,      // preflight requests carry no credentials, and refusals below must be readable by scripts
 	rateLimit, // whoever guesses passwords is counted
 	bodySize,
+	sticky, // who answers is known only when nobody refuses any more
 }
 
 // labelError is an error of one key of a route.
@@ -63,7 +64,7 @@ func errorAt(key, hint, reason string, args ...any) error {
 // switchOn asks every filter what it does for the route. A guard that cannot be
 // built closes the route; anything else is left out and told.
 func (r *route) switchOn() {
-	h := sha256.New()
+	h, guards := sha256.New(), false
 	for _, f := range httpFilters {
 		m, err := f.on(r)
 		if err == nil && m != nil {
@@ -82,6 +83,7 @@ func (r *route) switchOn() {
 		packed := mustAny(m)
 		r.filters[f.name] = packed
 		if f.guard {
+			guards = true
 			identity := packed.Value
 			if f.identity != nil {
 				identity = []byte(f.identity(r))
@@ -90,7 +92,7 @@ func (r *route) switchOn() {
 			h.Write(identity)
 		}
 	}
-	if len(r.filters) > 0 {
+	if guards {
 		r.guards = string(h.Sum(nil))
 	}
 	if !r.closed {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -73,7 +74,56 @@ func (s *swarm) route(prefix string, into map[string]string) {
 	into[prefix+"connect_timeout"] = pick(r, "", "", "1s", "2")
 	into[prefix+"timeout"] = pick(r, "", "", "30s", "x")
 	into[prefix+"basic_auth"] = pick(r, "", "", "", "", "", "users")
+	seldom := func(from ...string) string { // of class M: most routes should live
+		if r.IntN(5) > 0 {
+			return ""
+		}
+		return pick(r, from...)
+	}
+	into[prefix+"protocol"] = seldom("grpc", "h2c", "auto", "http2", "smtp")
+	into[prefix+"lb_policy"] = pick(r, "", "", "", "maglev", "round_robin", "random", "best")
+	into[prefix+"hash_on"] = pick(r, "", "", "", "ip", "header:X-A", "cookie:c", "query:q", "moon")
+	into[prefix+"sticky_session_cookie"] = pick(r, "", "", "", "", "app", "a b")
+	into[prefix+"sticky_sessions"] = pick(r, "", "", "", "", "pin", "pin,1h", "pin,never")
+	into[prefix+"ip_hash"] = pick(r, "", "", "", "", "true")
+	other := func() string {
+		return pick(r, "", "", fmt.Sprintf("svc-%03d", 1+r.IntN(12)), fmt.Sprintf("svc-%03d", 1+r.IntN(4)), "svc-same", "nobody")
+	}
+	into[prefix+"mirror"] = other()
+	if into[prefix+"mirror"] != "" {
+		into[prefix+"mirror"] += pick(r, "", ",10%", ",0", ",101")
+	}
+	into[prefix+"failover"] = other()
+	into[prefix+"send_proxy_protocol"] = seldom("v1", "v2", "v3")
+	into[prefix+"rewrite_path"] = seldom("/", "/new", "/new/", `/\1`)
+	into[prefix+"rewrite_regex"] = seldom(`^/(a+)/,/\1`, "(,x", `a,\9`)
+	into[prefix+"rewrite_host"] = seldom("auto", "in.test", "a b")
+	into[prefix+"retry_on"] = pick(r, "", "", "", "reset", "connect-failure,5xx", "unavailable", "always")
+	into[prefix+"retry_methods"] = pick(r, "", "", "", "none", "GET,PUT", "get")
+	into[prefix+"per_try_timeout"] = pick(r, "", "", "", "2s", "-1")
+	into[prefix+"health_path"] = pick(r, "", "", "", "/up", "up?x")
+	into[prefix+"health_interval"] = pick(r, "", "", "", "1s", "0")
+	into[prefix+"max_requests"] = pick(r, "", "", "", "7", "0")
+	into[prefix+"slow_start"] = pick(r, "", "", "", "30s", "x")
 	into[prefix+"path"] = pick(r, "", "", "", "", "", "/exact")
+}
+
+// tame drops what no careful author writes: else hardly a route of so many keys lives.
+func tame(keys map[string]string) {
+	for k, v := range keys {
+		_, key, named := strings.Cut(k, ".")
+		if !named {
+			key = k
+		}
+		alone := map[string]string{"lb.hosts": "a.test", "lb.port": "80", "lb." + key: v}
+		read := labels.Parse(labels.Merge([]string{"lb"}, "x", alone), "x", labels.Options{})
+		if v != "" && (len(read.Routes) == 0 || read.Routes[0].Broken || read.Routes[0].Closed) {
+			keys[k] = ""
+		}
+		if key == "port" && keys[k] == "" {
+			keys[k] = "80"
+		}
+	}
 }
 
 func (s *swarm) labels() map[string]string {
@@ -88,6 +138,9 @@ func (s *swarm) labels() map[string]string {
 	keys["service_cluster"] = pick(r, "", "", "", "dev", "prod", "test", "nowhere")
 	keys["network"] = pick(r, "", "", "", "dev-edge", "back", "gone", "bridge", "ingress")
 	keys["backend_mode"] = pick(r, "", "", "", "task", "vip", "host", "magic")
+	if r.IntN(3) > 0 {
+		tame(keys)
+	}
 	out := map[string]string{}
 	for k, v := range keys {
 		if v != "" {
@@ -116,6 +169,9 @@ func (s *swarm) spec(id string, version uint64) *watcher.Service {
 	}
 	if r.IntN(10) == 0 {
 		w.Name = "svc-same"
+	}
+	if r.IntN(6) == 0 { // only there to be referred to
+		w.Labels = map[string]string{}
 	}
 	for _, n := range []string{"id-dev-edge", "id-prod-edge", "id-back"} {
 		if r.IntN(2) == 0 {
@@ -331,6 +387,9 @@ func TestNewcomerCostsOthersNothing(t *testing.T) {
 		spec.Labels[watcher.StackLabel] = "stranger"
 		delete(spec.Labels, FleetLabel)
 		spec.CreatedAt = epoch.Add(1e15)
+		if len(before.names[spec.Name]) == 0 {
+			spec.Name = "stranger" // whoever refers to a service by name may change with it
+		}
 		after := Build(Input{s.picture, s.cfg})
 		for name := range s.cfg.Collections {
 			old, now := before.Resources(name), after.Resources(name)

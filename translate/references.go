@@ -104,6 +104,15 @@ func (s *service) referTo(key string, t *service, own bool, name string, port ui
 // referOn finds the services that the route's own labels name. One that is
 // missing costs the label's effect.
 func (r *route) referOn() {
+	if l := r.label; l.IPHash || l.HashOn.What == "ip" {
+		key := "hash_on"
+		if l.IPHash {
+			key = "ip_hash"
+		}
+		if err := r.seesClients(key); err != nil {
+			r.lacks(err, false)
+		}
+	}
 	if m := r.label.Mirror; m.Service != "" && m.Percent > 0 {
 		if be, err := r.svc.refer("mirror", m.Service, 0, ""); err != nil {
 			r.lacks(err, false)

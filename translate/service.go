@@ -129,6 +129,9 @@ func (s *service) plan(n networkNames) {
 		if r.broken || r.closed || r.answersItself() {
 			continue
 		}
+		if r.checkDestination(); r.broken {
+			continue
+		}
 		port, ok := s.portOf(r, n)
 		if !ok {
 			r.broken = true

@@ -73,6 +73,7 @@ func TestEveryBuiltKey(t *testing.T) {
 		}, {
 			Name:        "api",
 			Traffic:     Traffic{Hosts: []string{"api.example"}, ContextRoot: "/"},
+			Answers:     Answers{RedirectCode: 302},
 			Resilience:  Resilience{IdleTimeout: 10 * time.Minute, ConnectTimeout: 500 * time.Millisecond, Retries: 2, FailTimeout: 5 * time.Second, HealthInterval: 5 * time.Second, HealthTimeout: 2 * time.Second, HealthRise: 1, HealthFall: 3},
 			LabelPrefix: "com.docker.lb.api.",
 			Labels: map[string]string{
