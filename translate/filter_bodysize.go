@@ -19,6 +19,9 @@ var bodySize = &httpFilter{
 		if limit == nil {
 			return nil, nil
 		}
+		if *limit == 0 {
+			return nil, errorAt("max_body_size", "remove the label for no limit, or write at least `1`", "leaves no room for any body")
+		}
 		return &chainv3.FilterChainConfigPerRoute{FilterChain: &chainv3.FilterChain{Filters: []*corev3.TypedExtensionConfig{{
 			Name:        "body_size_limit",
 			TypedConfig: mustAny(&bodysizev3.BodySizeLimit{MaxRequestBytes: wrapperspb.UInt64(*limit)}),

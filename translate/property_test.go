@@ -73,6 +73,7 @@ func (s *swarm) route(prefix string, into map[string]string) {
 	into[prefix+"max_fails"] = pick(r, "", "", "0", "3")
 	into[prefix+"connect_timeout"] = pick(r, "", "", "1s", "2")
 	into[prefix+"timeout"] = pick(r, "", "", "30s", "x")
+	s.guards(prefix, into)
 	into[prefix+"basic_auth"] = pick(r, "", "", "", "", "", "users")
 	seldom := func(from ...string) string { // of class M: most routes should live
 		if r.IntN(5) > 0 {
@@ -106,6 +107,19 @@ func (s *swarm) route(prefix string, into map[string]string) {
 	into[prefix+"max_requests"] = pick(r, "", "", "", "7", "0")
 	into[prefix+"slow_start"] = pick(r, "", "", "", "30s", "x")
 	into[prefix+"path"] = pick(r, "", "", "", "", "", "/exact")
+}
+
+// guards of a route, good and bad.
+func (s *swarm) guards(prefix string, into map[string]string) {
+	r := s.rnd
+	into[prefix+"allow_ips"] = pick(r, "", "", "", "10.0.0.0/8, ::1", "1.2.3.4", "::/0", "10.0.0.0/33")
+	into[prefix+"deny_ips"] = pick(r, "", "", "", "192.0.2.0/24", "me")
+	into[prefix+"rate_limit"] = pick(r, "", "", "", "1/s", "600/m,burst=3", "4294967295/s", "1/h")
+	into[prefix+"rate_limit_by"] = pick(r, "", "", "", "ip", "header:X-Tenant", "header::path", "moon")
+	into[prefix+"max_body_size"] = pick(r, "", "", "", "0", "10m", "9223372036854775807", "-1")
+	into[prefix+"cors_origins"] = pick(r, "", "", "", "*", "https://a.test, http://*.a.test:81", "a.test")
+	into[prefix+"cors_methods"] = pick(r, "", "", "", "GET,PUT", "*", "get")
+	into[prefix+"cors_credentials"] = pick(r, "", "", "", "true", "no")
 }
 
 // tame drops what no careful author writes: else hardly a route of so many keys lives.
