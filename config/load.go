@@ -20,7 +20,8 @@ type Check func(where string, labels map[string]string) []error
 
 // Load reads the file at path, fills in the defaults, applies the WAGGLE_…
 // variables of env ("KEY=value", as os.Environ gives them) and checks the whole.
-// An empty path is the built-in configuration: one collection, "default".
+// An empty path is the built-in configuration: one collection, "default". A file
+// that ends in .toml is Interlock's config.toml, read as what it would be as waggle.yml.
 //
 // The error joins everything that is wrong, each an *Error of one sentence. The
 // notices say what was accepted without having an effect.
@@ -44,9 +45,17 @@ func Parse(data []byte, env []string, checks ...Check) (*Config, []Notice, error
 func parse(name string, data []byte, env []string, checks []Check) (*Config, []Notice, error) {
 	c := base()
 	r := &reader{file: name, where: map[string]string{}}
-	r.document(data, c)
+	var notices []Notice
+	if isInterlock(name) {
+		notices = r.interlock(data, c)
+	} else {
+		r.document(data, c)
+	}
 	c.Order = r.order
-	notices := r.environment(env, c)
+	notices = append(notices, r.environment(env, c)...)
+	if isInterlock(name) {
+		notices = append(notices, r.channelNotice(c)...)
+	}
 
 	if len(c.Collections) == 0 {
 		c.Collections = map[string]*Collection{"default": NewCollection("default")}
