@@ -38,6 +38,7 @@ type Answer struct {
 	Headers  http.Header `json:"headers"`
 	TLS      bool        `json:"tls"`
 	Protocol string      `json:"protocol"`
+	Proxy    string      `json:"proxy,omitempty"` // what the PROXY protocol said: "v1 192.0.2.1:4711"
 }
 
 func (s *Server) handler(o Options) http.Handler {
@@ -88,7 +89,7 @@ func answer(w http.ResponseWriter, r *http.Request, o Options) {
 	if err := enc.Encode(Answer{
 		Service: o.Service, Task: o.Task,
 		Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,
-		Headers: r.Header, TLS: r.TLS != nil, Protocol: r.Proto,
+		Headers: r.Header, TLS: r.TLS != nil, Protocol: r.Proto, Proxy: proxySaid(r.Context()),
 	}); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

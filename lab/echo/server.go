@@ -75,10 +75,11 @@ func Start(lis net.Listener, o Options) *Server {
 		Handler:           s.handler(o),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: 30 * time.Second,
+		ConnContext:       withProxy,
 	}
 	go func() {
 		defer close(s.done)
-		if err := s.http.Serve(lis); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(proxyListener{lis}); !errors.Is(err, http.ErrServerClosed) {
 			s.err = fmt.Errorf("echo task %s on %s: %w", o.Task, s.addr, err)
 		}
 	}()
