@@ -6,6 +6,8 @@ import (
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	chainv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -79,11 +81,11 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 }
 
 func clustersOf(t testing.TB, r *routev3.Route) []string {
+	out := askedBy(t, r)
 	a := r.GetRoute()
 	if a == nil {
-		return nil
+		return out
 	}
-	var out []string
 	for _, m := range a.RequestMirrorPolicies {
 		out = append(out, m.Cluster)
 	}
@@ -98,5 +100,29 @@ func clustersOf(t testing.TB, r *routev3.Route) []string {
 	require.NotEmpty(t, a.GetWeightedClusters().GetClusters())
 	require.Positive(t, total)
 	require.LessOrEqual(t, total, uint64(1<<32-1))
+	return out
+}
+
+// askedBy is whom the guards of a route ask.
+func askedBy(t testing.TB, r *routev3.Route) (out []string) {
+	t.Helper()
+	packed := r.TypedPerFilterConfig[extAuth.name]
+	if packed == nil {
+		return nil
+	}
+	var chain chainv3.FilterChainConfigPerRoute
+	require.NoError(t, packed.UnmarshalTo(&chain))
+	for _, f := range chain.FilterChain.Filters {
+		m, err := f.TypedConfig.UnmarshalNew()
+		require.NoError(t, err)
+		require.NoError(t, m.(validator).ValidateAll())
+		if a, ok := m.(*authzv3.ExtAuthz); ok {
+			require.False(t, a.FailureModeAllow)
+			if out = append(out, a.GetHttpService().GetServerUri().GetCluster()); out[0] == "" {
+				out[0] = a.GetGrpcService().GetEnvoyGrpc().GetClusterName()
+			}
+		}
+	}
+	require.NotEmpty(t, out)
 	return out
 }

@@ -46,7 +46,8 @@ var httpFilters = []*httpFilter{
 	cors,      // preflight requests carry no credentials, and refusals below must be readable by scripts
 	rateLimit, // whoever guesses passwords is counted
 	bodySize,
-	sticky, // who answers is known only when nobody refuses any more
+	extAuth, // the dearest: another service is asked
+	sticky,  // who answers is known only when nobody refuses any more
 }
 
 // labelError is an error of one key of a route.
@@ -95,9 +96,11 @@ func (r *route) switchOn() {
 	if guards {
 		r.guards = string(h.Sum(nil))
 	}
-	if !r.closed {
-		r.svc.coll.extend(r)
+	if r.closed { // it answers 503, and nothing before that
+		r.filters, r.metadata, r.shares, r.refs = nil, nil, nil, nil
+		return
 	}
+	r.svc.coll.extend(r)
 }
 
 // lacks notes that something a label asks for cannot be built.

@@ -117,6 +117,8 @@ func (s *swarm) guards(prefix string, into map[string]string) {
 	into[prefix+"rate_limit"] = pick(r, "", "", "", "1/s", "600/m,burst=3", "4294967295/s", "1/h")
 	into[prefix+"rate_limit_by"] = pick(r, "", "", "", "ip", "header:X-Tenant", "header::path", "moon")
 	into[prefix+"max_body_size"] = pick(r, "", "", "", "0", "10m", "9223372036854775807", "-1")
+	into[prefix+"ext_auth"] = pick(r, "", "", "", "", "svc-001/x", "grpc://svc-002:81", "nobody", "svc-003:80", "a b")
+	into[prefix+"ext_auth_headers"] = pick(r, "", "", "", "", "X-User,Cookie", "host")
 	into[prefix+"cors_origins"] = pick(r, "", "", "", "*", "https://a.test, http://*.a.test:81", "a.test")
 	into[prefix+"cors_methods"] = pick(r, "", "", "", "GET,PUT", "*", "get")
 	into[prefix+"cors_credentials"] = pick(r, "", "", "", "true", "no")

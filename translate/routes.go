@@ -18,7 +18,7 @@ func routesOf(cfg *config.Collection, m match) (routes []*routev3.Route, cluster
 	only := func(does func(*routev3.Route)) ([]*routev3.Route, []string) {
 		r := &routev3.Route{Name: oldest.name, Match: m.on.match(nil)}
 		does(r)
-		return []*routev3.Route{guarded(r, oldest)}, nil
+		return []*routev3.Route{guarded(r, oldest)}, oldest.refs // its guards may ask somebody
 	}
 	switch l := oldest.label; {
 	case oldest.closed:

@@ -15,6 +15,9 @@ type Guards struct {
 	RateLimitBy Selector // zero: all requests together
 	MaxBodySize *uint64
 
+	ExtAuth        AuthService // Service "": not said
+	ExtAuthHeaders []string
+
 	CORSOrigins     []string // canonical ("https://a.example.com", "https://*.example.com"), or "*"
 	CORSMethods     []string
 	CORSHeaders     []string
@@ -40,10 +43,13 @@ var guardsKeys = section{title: "Guards", intro: "They stand in this order befor
 		meaning: "The keys that tokens are checked with."},
 	{name: "jwt_audiences", class: Guard, value: later(list("list", text)),
 		meaning: "The audiences whose tokens pass."},
-	{name: "ext_auth", class: Guard, value: later(authService),
-		meaning: "Asks another service whether a request passes; fails closed."},
-	{name: "ext_auth_headers", class: Guard, value: later(list("list of header names", token)),
-		meaning: "The headers that it is shown and may set."},
+	{name: "ext_auth", class: Guard,
+		value: use(authService, func(t *target, v AuthService) { t.route.ExtAuth = v }),
+		meaning: "Asks another service of the collection whether a request passes. It is shown the head of the request (over HTTP with its own path put before the request's) and lets it pass with 200; " +
+			"any other answer is the client's. No answer within 5 seconds is a 503."},
+	{name: "ext_auth_headers", class: Guard,
+		value:   use(list("list of header names", shapedHeader), func(t *target, v []string) { t.route.ExtAuthHeaders = v }),
+		meaning: "The headers that it may set for the task, which clients then cannot (`Cookie` and `Authorization` they still can, where it does not)."},
 	{name: "oidc_issuer", class: Guard, value: later(link),
 		meaning: "Logs users in at this OpenID provider."},
 	{name: "oidc_client_id", class: Guard, value: later(text),
