@@ -101,6 +101,7 @@ func Merge(prefixes []string, service string, lbls map[string]string) *Set {
 		route[canonical] = Value{Label: w.label, Text: w.text}
 	}
 
+	readHRM(set, service, lbls)
 	if n := len(set.Routes); n > maxRoutes {
 		set.Broken = true
 		kept := slices.Sorted(maps.Keys(set.Routes))
@@ -111,12 +112,6 @@ func Merge(prefixes []string, service string, lbls map[string]string) *Set {
 			Severity: Error, Service: service, Label: all[0].label, Value: shown(all[0].text),
 			Reason: fmt.Sprintf("the service has %d routes, and at most %d are read: all of them answer 503", n, maxRoutes),
 			Hint:   "split the service, or put several hosts into one route",
-		})
-	}
-	if label := firstHRM(lbls); label != "" {
-		set.Problems = append(set.Problems, Problem{
-			Severity: Info, Service: service, Label: label, Value: shown(lbls[label]),
-			Reason: "HRM labels are not read yet", Hint: "write `com.docker.lb.hosts` and `com.docker.lb.port`",
 		})
 	}
 	return set
@@ -293,16 +288,6 @@ func claims(all []written) []written {
 		}
 	}
 	return kept
-}
-
-func firstHRM(lbls map[string]string) string {
-	first := ""
-	for label := range lbls {
-		if (label == hrmPrefix || strings.HasPrefix(label, hrmPrefix+".")) && (first == "" || label < first) {
-			first = label
-		}
-	}
-	return first
 }
 
 // shown is a value as problems show it: one line, not endless.

@@ -99,9 +99,6 @@ func TestMerge(t *testing.T) {
 			labels: map[string]string{"lb.My_Api.hosts": "a.example", "lb.api.v1.hosts": "b.example", "lb..hosts": "c.example"},
 			routes: map[string]map[string]Value{
 				"My_Api": {"hosts": {"lb.My_Api.hosts", "a.example"}}, "api.v1": {"hosts": {"lb.api.v1.hosts", "b.example"}}, ".": {"hosts": {"lb..hosts", "c.example"}}}},
-		{name: "HRM",
-			labels: map[string]string{"com.docker.ucp.mesh.http.2": "external_route=http://b", "com.docker.ucp.mesh.http": "external_route=http://a", "com.docker.ucp.mesh.https": ""},
-			told:   []string{"info com.docker.ucp.mesh.http=\"external_route=http://a\": HRM labels are not read yet; write `com.docker.lb.hosts` and `com.docker.lb.port`"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := c.prefixes

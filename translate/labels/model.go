@@ -47,6 +47,8 @@ type Set struct {
 	// Broken is set where the labels exceed a limit (64 routes, 64 KiB): what was
 	// left unread may have been a guard, so every route of the service answers 503.
 	Broken bool
+	// HRM gives, by name, the routes that HRM labels make.
+	HRM map[string]HRMRoute
 	// AccessLabel is the value of com.docker.ucp.access.label ("/Shared/dev"), "" without one.
 	AccessLabel string
 }

@@ -83,6 +83,9 @@ func (p *parser) readRoute(name string) *Route {
 		},
 		Labels: map[string]string{}, LabelPrefix: prefixOf(p.set.Routes[name]),
 	}
+	if from, ok := p.set.HRM[name]; ok {
+		r.fromHRM(from)
+	}
 	if name != "" && !validRoute(name) {
 		r.Broken = true
 		p.report(Error, firstLabel(p.set.Routes[name]),
