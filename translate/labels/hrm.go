@@ -229,6 +229,9 @@ func (h *hrm) redirect(keys map[string]string, host, text string) bool {
 		keys["redirect"] = text
 	} else {
 		keys["redirects"] = host + "," + text
+		if keys["port"] == "" {
+			delete(keys, "hosts") // it only redirects, and needs no port
+		}
 	}
 	keys["redirect_code"] = "301"
 	return true
