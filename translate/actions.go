@@ -11,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -51,10 +52,14 @@ func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *rout
 		action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: durationpb.New(0)}
 	}
 	always := retriedAlways(l)
-	if l.Retries != defaultRetries || l.PerTryTimeout > 0 || always != retriedAlways(&labels.Route{}) {
+	standIn := slices.ContainsFunc(shares, func(w weighted) bool { return w.claim.route.backend.settings.fallback != "" })
+	if l.Retries != defaultRetries || l.PerTryTimeout > 0 || standIn || always != retriedAlways(&labels.Route{}) {
 		action.RetryPolicy = retryPolicy(l.Retries, always)
 		if l.PerTryTimeout > 0 {
 			action.RetryPolicy.PerTryTimeout = durationpb.New(l.PerTryTimeout)
+		}
+		if standIn && l.Retries > 0 {
+			action.RetryPolicy.RetryPriority = lastTryElsewhere(l.Retries)
 		}
 	}
 	if stripRoot {
@@ -65,7 +70,8 @@ func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *rout
 	if host := oldest.hostSent(); host != "" && len(shares) == 1 {
 		action.HostRewriteSpecifier = &routev3.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}
 	}
-	action.HashPolicy = hashPolicies(l, len(shares) > 1)
+	action.HashPolicy = hashPolicies(l)
+	// The hash chooses among services that share the match, too: a client stays with one.
 	if w := action.GetWeightedClusters(); w != nil && len(action.HashPolicy) > 0 {
 		w.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
 	}
@@ -167,10 +173,8 @@ func replace(pattern, with string) *matcherv3.RegexMatchAndSubstitute {
 	return &matcherv3.RegexMatchAndSubstitute{Pattern: &matcherv3.RegexMatcher{Regex: pattern}, Substitution: with}
 }
 
-// hashPolicies say what is hashed: the first that a request has. With sharers
-// the hash chooses among the services too, so that a client stays with one; a
-// session of the proxy's own then has a second cookie for that.
-func hashPolicies(l *labels.Route, shared bool) []*routev3.RouteAction_HashPolicy {
+// hashPolicies say what is hashed: the first that a request has.
+func hashPolicies(l *labels.Route) []*routev3.RouteAction_HashPolicy {
 	var out []*routev3.RouteAction_HashPolicy
 	ip := func() *routev3.RouteAction_HashPolicy {
 		return &routev3.RouteAction_HashPolicy{PolicySpecifier: &routev3.RouteAction_HashPolicy_ConnectionProperties_{
@@ -200,20 +204,11 @@ func hashPolicies(l *labels.Route, shared bool) []*routev3.RouteAction_HashPolic
 	if l.IPHash {
 		out = append(out, ip())
 	}
-	if len(out) == 0 && shared && l.StickySessions.Cookie != "" {
-		out = append(out, cookie(&routev3.RouteAction_HashPolicy_Cookie{
-			Name: l.StickySessions.Cookie + shareSuffix, Ttl: durationpb.New(l.StickySessions.TTL), Path: l.ContextRoot,
-		}))
-	}
 	for _, p := range out {
 		p.Terminal = true
 	}
 	return out
 }
-
-// shareSuffix names the cookie that keeps a client with one of the services that
-// share a match.
-const shareSuffix = "-share"
 
 // fraction is a percentage in millionths.
 func fraction(percent float64) *corev3.RuntimeFractionalPercent {
@@ -370,6 +365,17 @@ func retryPolicy(retries uint32, on string) *routev3.RetryPolicy {
 	}
 }
 
+// lastTryElsewhere sends the last attempt to the service that stands in, where a
+// request met dead tasks alone that Envoy has not ejected yet.
+func lastTryElsewhere(retries uint32) *routev3.RetryPolicy_RetryPriority {
+	return &routev3.RetryPolicy_RetryPriority{
+		Name: "envoy.retry_priorities.previous_priorities",
+		ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{
+			TypedConfig: mustAny(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: int32(min(retries, math.MaxInt32))}),
+		},
+	}
+}
+
 // unlike names the options of Envoy's route, which sharers of a match have in
 // common, that a sharer says otherwise than the oldest.
 func unlike(a, b *labels.Route) string {
@@ -401,6 +407,15 @@ func unlike(a, b *labels.Route) string {
 // says it once: services that share a match must agree.
 func rewrites(l *labels.Route) [3]string {
 	return [3]string{l.RewritePath, l.RewriteRegex.Pattern, l.RewriteRegex.Replacement}
+}
+
+// wanders says why a session does not hold among services that share a match, ""
+// where it does: the service is chosen before the cookie is looked at.
+func wanders(l *labels.Route) string {
+	if l.StickySessions.Cookie == "" || hashes(l) {
+		return ""
+	}
+	return "another service has the same host and path: a session holds within a service, not between them"
 }
 
 func unlikeReason(keys, oldest string) string {

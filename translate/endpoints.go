@@ -348,7 +348,10 @@ func (c *collection) endpoints(be *backend) []endpoint {
 	if instead == nil {
 		return be.found.list
 	}
-	list := slices.Clone(be.found.list)
+	var list []endpoint
+	if be.found.ready || !instead.found.ready {
+		list = slices.Clone(be.found.list)
+	} // else a task that leaves need not hold out to its end
 	for _, e := range instead.found.list {
 		e.priority += standInPriority
 		list = append(list, e)

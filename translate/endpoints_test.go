@@ -279,3 +279,23 @@ func TestLabPicture(t *testing.T) {
 	require.Equal(t, []string{"127.0.0.1:40001 n2 s0001-t1"}, endpointLines(b, "dev", "web:80"))
 	requireProblem(t, b, "web", labels.Info, "behaves as task")
 }
+
+func TestAnotherServiceStandsIn(t *testing.T) {
+	w := newWorld()
+	web := w.service("a_web", map[string]string{"hosts": "a.test", "port": "80", "failover": "spare"}, stack("a"), scaled(1))
+	spare := w.service("a_spare", nil, stack("a"), shows(9000), scaled(1))
+	priorities := func() []uint32 {
+		var out []uint32
+		for _, e := range w.build(t, testConfig()).Resources("dev")[Endpoints]["a_web:80"].Message.(*endpointv3.ClusterLoadAssignment).Endpoints {
+			out = append(out, e.Priority)
+		}
+		return out
+	}
+	require.Equal(t, []uint32{0, 2}, priorities())
+	w.Tasks[web.ID][0].Desired = watcher.Shutdown
+	require.Equal(t, []uint32{2}, priorities(), "a task that leaves need not hold out")
+	w.Tasks[spare.ID][0].Desired = watcher.Shutdown
+	require.Equal(t, []uint32{0, 2}, priorities(), "unless the other has none either")
+	delete(w.Tasks, spare.ID)
+	require.Equal(t, []uint32{0}, priorities())
+}

@@ -67,6 +67,11 @@ func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3
 		if oldest.broken || oldest.closed {
 			continue
 		}
+		if reason := wanders(oldest.label); reason != "" && len(m.claims) > 1 {
+			p := oldest.problem(labels.Warning, "sticky_sessions", reason)
+			p.Value, p.Hint = name, "add hash_on, which keeps a client with one service"
+			problems = append(problems, p)
+		}
 		for _, c := range m.claims[1:] {
 			if keys := unlike(c.route.label, oldest.label); keys != "" {
 				p := c.route.problem(labels.Warning, c.key(), unlikeReason(keys, oldest.svc.spec.Name))

@@ -43,9 +43,15 @@ type Answer struct {
 
 func (s *Server) handler(o Options) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.seen.Add(1)
 		w.Header().Set(ServiceHeader, o.Service)
 		w.Header().Set(TaskHeader, o.Task)
+		s.mu.Lock()
+		status := s.answers[r.URL.Path]
+		s.mu.Unlock()
 		switch {
+		case status != 0:
+			w.WriteHeader(status)
 		case r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
 			s.grpc.ServeHTTP(w, r)
 		case strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
@@ -76,6 +82,9 @@ func answer(w http.ResponseWriter, r *http.Request, o Options) {
 			return
 		}
 	}
+	if want.reset {
+		panic(http.ErrAbortHandler) // cuts the connection, as a task that crashes does
+	}
 	if want.bytes >= 0 {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Content-Length", strconv.Itoa(want.bytes))
@@ -103,11 +112,12 @@ type wanted struct {
 	delay  time.Duration
 	status int
 	bytes  int // -1: the JSON body
+	reset  bool
 }
 
-// parse reads ?delay=, ?status= and ?bytes=; the errors are for the one who typed them.
+// parse reads ?delay=, ?status=, ?bytes= and ?reset; the errors are for the one who typed them.
 func parse(q url.Values, delay time.Duration) (wanted, error) {
-	w := wanted{delay: delay, status: http.StatusOK, bytes: -1}
+	w := wanted{delay: delay, status: http.StatusOK, bytes: -1, reset: q.Has("reset")}
 	if v := q.Get("delay"); v != "" {
 		d, err := time.ParseDuration(v)
 		if err != nil || d < 0 || d > maxDelay {

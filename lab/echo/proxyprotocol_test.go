@@ -56,3 +56,23 @@ func TestPROXYProtocol(t *testing.T) {
 		c.Close()
 	}
 }
+
+func TestATaskThatIsNotWell(t *testing.T) {
+	s, url := start(t, echo.Options{})
+	c := client(t, false)
+	_, err := c.Get(url + "/?reset")
+	require.ErrorIs(t, err, io.EOF)
+	s.Answer("/up", 503)
+	for path, want := range map[string]int{"/up?status=200": 503, "/": 200} {
+		resp, err := c.Get(url + path)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, want, resp.StatusCode, path)
+	}
+	s.Answer("/up", 0)
+	resp, err := c.Get(url + "/up")
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, 200, resp.StatusCode)
+	require.EqualValues(t, 4, s.Seen())
+}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -54,7 +55,10 @@ type Server struct {
 	done chan struct{}
 	err  error // why it ended; valid after done is closed
 
+	seen atomic.Int64
+
 	mu      sync.Mutex
+	answers map[string]int        // status by path, where it is not the request that says it
 	sockets map[net.Conn]struct{} // WebSockets: http.Server no longer knows these connections
 }
 
@@ -88,6 +92,20 @@ func Start(lis net.Listener, o Options) *Server {
 
 // Addr is where the task listens.
 func (s *Server) Addr() net.Addr { return s.addr }
+
+// Seen is how many requests reached the task so far.
+func (s *Server) Seen() int64 { return s.seen.Load() }
+
+// Answer makes the task answer a path with a status from now on, whatever the
+// request asks for: an application that is not well. 0 ends that.
+func (s *Server) Answer(path string, status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answers == nil {
+		s.answers = map[string]int{}
+	}
+	s.answers[path] = status
+}
 
 // Done is closed when the task takes no more connections.
 func (s *Server) Done() <-chan struct{} { return s.done }
