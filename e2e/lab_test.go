@@ -16,7 +16,7 @@ import (
 // the demo runs, also where an earlier lab was left half dead, and afterwards the
 // machine is as it was.
 func TestSwarmLab(t *testing.T) {
-	s := startSwarm(t, "none")
+	s := startSwarm(t, "none", 3)
 
 	// A power cut on one node, a cable pulled from another, and nobody cleans up.
 	pid, err := s.nodeInit(2)

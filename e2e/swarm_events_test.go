@@ -2,65 +2,20 @@ package e2e
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"net"
-	"net/http"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"github.com/waggle-lb/waggle/admin/api"
-	"github.com/waggle-lb/waggle/lab/load"
 )
 
 // Chapters of TestSwarm about what a Swarm does to its tasks, and about the channel.
 
-// pushed: sooner or later every control plane gets its tasks by push, and none of them
-// believes a node ID.
-func pushed(t *testing.T, s *swarm) {
-	var statuses []api.Status
-	s.until("tasks come by push", func() bool {
-		statuses = s.statuses()
-		return len(statuses) == 2 && !slices.ContainsFunc(statuses, func(st api.Status) bool { return !st.Ready || st.Source.Via != "swarmkit" })
-	})
-	for _, st := range statuses {
-		require.False(t, st.Insecure)
-		require.Equal(t, "auto", st.Source.Name)
-		require.Empty(t, st.Source.Fallback)
-	}
-}
-
-// rotated gives the Swarm a new authority. Certificates that a manager renews while it
-// runs lack what gRPC wants (ALPN); push must come back all the same, to control planes
-// that were there and to those that start later.
-func rotated(t *testing.T, s *swarm, traffic *traffic) {
-	traffic.lossless(t, func() {
-		s.docker("swarm", "ca", "--rotate", "--quiet")
-		s.until("all nodes have certificates of the new authority", func() bool {
-			return strings.Count(s.docker("node", "ls", "--format", "{{.TLSStatus}} {{.Status}}"), "Ready Ready") == len(s.edges)
-		})
-		pushed(t, s)
-		s.update([]string{"edge_waggle"}, "--force")
-		pushed(t, s)
-	})
-}
-
-// polled deploys the variant whose control planes have no socket and run as nobody, and
-// has a rolling update go over it.
+// polled deploys the variant whose control planes have no socket and run as nobody.
 func polled(t *testing.T, s *swarm, traffic *traffic) {
 	traffic.lossless(t, func() {
 		platform := func() {
@@ -90,174 +45,80 @@ func polled(t *testing.T, s *swarm, traffic *traffic) {
 			require.True(t, st.Ready)
 			require.Equal(t, "engine", st.Source.Via)
 		}
-		s.update(webs, "--force", "--update-order", "start-first", "--update-parallelism", "1", "--update-delay", "1s", "--update-monitor", "1s")
 	})
-}
-
-// drained takes a node's tasks away from it and has them come back. The node's own
-// proxy goes too, so its collection is not asked meanwhile; the others, which have
-// tasks there, must lose nothing.
-func drained(t *testing.T, s *swarm, traffic *traffic, whole *swarm) {
-	const collection = "test"
-	node := s.edges[collection].node
-	name := "wgl" + string(rune('0'+node))
-	require.NotEmpty(t, s.on(node, "dev_web", "prod_web"), "tasks on the node that is drained")
-
-	traffic.without(t, whole, collection, func() {
-		traffic.lossless(t, func() {
-			s.docker("node", "update", "--availability", "drain", name)
-			s.until("the node is empty", func() bool { return len(s.on(node, append(webs, "edge_envoy-"+collection)...)) == 0 })
-			s.until("all tasks run elsewhere", func() bool { return len(taskIDs(s)) == 4*len(webs) && s.settled(webs...) })
-			s.docker("node", "update", "--availability", "active", name)
-			s.eventually(collection, "web."+collection+".example.com", answer{status: http.StatusOK, service: collection + "_web"})
-		})
-	})
-}
-
-// killed: a task that dies without a word costs no GET, and of the POSTs, which nobody
-// may send twice, those alone that it had.
-func killed(t *testing.T, s *swarm, traffic *traffic) {
-	const slow, rate = 200 * time.Millisecond, 20
-	posts := startLoad(t, load.Target{
-		Name: "POST", Method: http.MethodPost, Rate: rate,
-		URL: "http://" + s.edges["dev"].address + "/?delay=" + slow.String(), Host: "web.dev.example.com", Expect: load.Service("dev_web"),
-	})
-	gets := startLoad(t, load.Target{
-		Name: "slow GET", Rate: rate,
-		URL: "http://" + s.edges["dev"].address + "/?delay=1s", Host: "web.dev.example.com", Expect: load.Service("dev_web"),
-	})
-	traffic.lossless(t, func() {
-		for range 3 {
-			mark := posts.Mark()
-			victim := s.running("dev_web")[0]
-			_, err := s.try(t.Context(), victim.node, "kill", "-s", "KILL", victim.id)
-			require.NoError(t, err)
-			s.until("four tasks run again", func() bool {
-				now := s.running("dev_web")
-				for _, c := range now {
-					if c.id == victim.id {
-						return false
-					}
-				}
-				return len(now) == 4
-			})
-			// It had a quarter of 20 requests a second for 0.2 s: one; never all that were open.
-			require.LessOrEqual(t, posts.Since(mark).Failed, uint64(4), "POSTs that failed: %v", posts.Since(mark).Failures)
-		}
-	})
-	for _, run := range []*load.Run{posts, gets} {
-		r := run.Stop()
-		t.Logf("%-8s  %5d requests in %5.1fs  %d failed  p50 %v  p99 %v  max %v", run.Target().Name, r.Requests, r.Elapsed.Seconds(), r.Failed,
-			r.P50.Round(time.Millisecond), r.P99.Round(time.Millisecond), r.Max.Round(time.Millisecond))
-		require.LessOrEqual(t, r.Failed, uint64(3*4))
-		if run == gets {
-			require.Zero(t, r.Failed, "GETs of 1 s: %v", r.Failures)
-		}
-	}
 }
 
 // restarted kills the control planes one after the other in the middle of a rolling
-// update of dev. The new ones tell the other collections' proxies nothing that they have:
-// what they say to a proxy that comes back is less than its listener alone would be.
+// update of dev.
 func restarted(t *testing.T, s *swarm, traffic *traffic) {
-	before := map[string]int{}
-	for _, c := range collections[1:] {
-		before[c] = s.received(c)
-	}
-	defer func() {
-		for _, c := range collections[1:] {
-			sent := s.received(c) - before[c]
-			t.Logf("%-4s  its proxy was sent %d bytes, and %d until then", c, sent, before[c])
-			require.Less(t, sent, 1500, "%s: bytes from the new control planes", c)
-		}
-	}()
-	traffic.lossless(t, func() {
-		updated := make(chan error, 1)
-		go func() {
-			_, err := s.try(context.WithoutCancel(t.Context()), 1, "service", "update", "--quiet", "--detach=false", "--force",
-				"--update-order", "start-first", "--update-parallelism", "1", "--update-delay", "2s", "--update-monitor", "1s", "dev_web")
-			updated <- err
-		}()
-		for _, victim := range s.running("edge_waggle") {
-			_, err := s.try(t.Context(), victim.node, "kill", "-s", "KILL", victim.id)
-			require.NoError(t, err)
-			s.until("two control planes run", func() bool {
-				now := s.running("edge_waggle")
-				return len(now) == 2 && now[0].id != victim.id && now[1].id != victim.id && s.settled("edge_waggle")
-			})
-		}
-		require.NoError(t, <-updated)
+	unsaid(t, s, collections[1:], func() {
+		traffic.lossless(t, func() {
+			updated := make(chan error, 1)
+			go func() {
+				_, err := s.try(context.WithoutCancel(t.Context()), 1, "service", "update", "--quiet", "--detach=false", "--force",
+					"--update-order", "start-first", "--update-parallelism", "1", "--update-delay", "2s", "--update-monitor", "1s", "dev_web")
+				updated <- err
+			}()
+			for _, victim := range s.running("edge_waggle") {
+				s.kill(victim)
+				s.until("two control planes run", func() bool {
+					now := s.running("edge_waggle")
+					return len(now) == 2 && now[0].id != victim.id && now[1].id != victim.id && s.settled("edge_waggle")
+				})
+			}
+			require.NoError(t, <-updated)
+		})
 	})
 }
 
-// rogues come to the real port of a control plane, from within its network.
-func rogues(t *testing.T, s *swarm) {
-	victim := s.running("edge_waggle")[0]
-	namespace, err := s.namespace(t.Context(), victim.node, victim.id)
-	require.NoError(t, err)
-	dial := func(t *testing.T, c credentials.TransportCredentials) grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse] {
-		conn, err := grpc.NewClient("passthrough:///control-plane", grpc.WithTransportCredentials(c),
-			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-				return dialIn(ctx, namespace, "tcp", "127.0.0.1:18000")
-			}))
-		require.NoError(t, err)
-		t.Cleanup(func() { conn.Close() })
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		t.Cleanup(cancel)
-		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-		if err != nil {
-			require.Equal(t, codes.Unavailable, status.Code(err), "%v", err) // the handshake was refused
-			return nil
-		}
-		return stream
-	}
-	ask := func(nodeID string) *discoveryv3.DeltaDiscoveryRequest {
-		return &discoveryv3.DeltaDiscoveryRequest{
-			Node:    &corev3.Node{Id: nodeID},
-			TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-		}
-	}
-	dev := s.identity("dev")
-
-	t.Run("dev's certificate and dev's node ID", func(t *testing.T) {
-		stream := dial(t, dev)
-		require.NoError(t, stream.Send(ask("dev/visitor")))
-		res, err := stream.Recv()
-		require.NoError(t, err)
-		require.NotEmpty(t, res.Resources)
-		for _, r := range res.Resources {
-			require.NotContains(t, r.Name, "prod")
-		}
-
-		t.Run("and then prod's", func(t *testing.T) {
-			require.NoError(t, stream.Send(ask("prod/visitor")))
-			_, err := stream.Recv()
-			require.Equal(t, codes.PermissionDenied, status.Code(err), "%v", err)
+// away kills every control plane, and has none come back for half a minute.
+func away(t *testing.T, s *swarm, traffic *traffic) {
+	unsaid(t, s, collections, func() {
+		traffic.lossless(t, func() {
+			victims := s.running("edge_waggle")
+			s.docker("service", "scale", "--detach", "edge_waggle=0")
+			for _, victim := range victims {
+				_, _ = s.try(t.Context(), victim.node, "kill", "-s", "KILL", victim.id) // Swarm may have been quicker
+			}
+			s.until("no control plane runs", func() bool { return len(s.running("edge_waggle")) == 0 })
+			traffic.forAtLeast(t, 30*time.Second)
+			require.Empty(t, s.running("edge_waggle"))
+			s.scale([]string{"edge_waggle"}, 2)
+			pushed(t, s)
+			for _, c := range collections {
+				s.until(c+"'s proxy is connected", func() bool { return s.connected(c) })
+			}
 		})
 	})
-	for _, id := range []string{"prod/rogue", "prod", ""} {
-		t.Run("dev's certificate and the node ID "+id, func(t *testing.T) {
-			stream := dial(t, dev)
-			require.NoError(t, stream.Send(ask(id)))
-			_, err := stream.Recv()
-			require.Contains(t, []codes.Code{codes.PermissionDenied, codes.InvalidArgument}, status.Code(err), "%v", err)
-		})
+}
+
+// unsaid requires that new control planes tell proxies nothing that they have: what
+// they say to one that comes back is less than its listener alone would be.
+func unsaid(t *testing.T, s *swarm, to []string, happens func()) {
+	t.Helper()
+	before := map[string]int{}
+	for _, c := range to {
+		before[c] = s.received(c)
 	}
-	anonymous := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
-	for name, c := range map[string]credentials.TransportCredentials{
-		"no certificate": credentials.NewTLS(anonymous),
-		"no TLS":         insecure.NewCredentials(),
-	} {
-		t.Run(name, func(t *testing.T) {
-			stream := dial(t, c)
-			if stream == nil {
-				return
-			}
-			_ = stream.Send(ask("prod/rogue")) // its error is Recv's
-			_, err := stream.Recv()
-			require.Contains(t, []codes.Code{codes.Unavailable, codes.Unauthenticated}, status.Code(err), "%v", err)
-		})
+	happens()
+	for _, c := range to {
+		sent := s.received(c) - before[c]
+		t.Logf("%-4s  its proxy was sent %d bytes, and %d until then", c, sent, before[c])
+		require.Less(t, sent, 1500, "%s: bytes from the new control planes", c)
 	}
+}
+
+// connected says whether a collection's proxy has a control plane.
+func (s *swarm) connected(collection string) bool {
+	s.t.Helper()
+	return strings.Contains(s.envoyAdmin(collection, "/stats?filter=^control_plane.connected_state$"), ": 1")
+}
+
+// kill ends a container without a word.
+func (s *swarm) kill(c container) {
+	s.t.Helper()
+	_, err := s.try(s.t.Context(), c.node, "kill", "-s", "KILL", c.id)
+	require.NoError(s.t, err)
 }
 
 // received is how many bytes, without those of TLS, a collection's proxy had from control planes.
@@ -268,19 +129,6 @@ func (s *swarm) received(collection string) int {
 	n, err := strconv.Atoi(number)
 	require.NoError(s.t, err, out)
 	return n
-}
-
-// identity is what the lab issued for a proxy of a collection.
-func (s *swarm) identity(collection string) credentials.TransportCredentials {
-	s.t.Helper()
-	dir := s.dir + "/ca/" + collection
-	pair, err := tls.LoadX509KeyPair(dir+"/tls.crt", dir+"/tls.key")
-	require.NoError(s.t, err)
-	raw, err := os.ReadFile(dir + "/ca.crt")
-	require.NoError(s.t, err)
-	roots := x509.NewCertPool()
-	require.True(s.t, roots.AppendCertsFromPEM(raw))
-	return credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, ServerName: "waggle"})
 }
 
 // statuses are what waggle status says in every control plane.
@@ -308,7 +156,7 @@ type container struct {
 func (s *swarm) running(services ...string) []container {
 	s.t.Helper()
 	var found []container
-	for node := range len(s.edges) {
+	for node := range s.nodes {
 		found = append(found, s.on(node+1, services...)...)
 	}
 	return found
@@ -354,12 +202,4 @@ func (s *swarm) until(what string, condition func() bool) {
 		case <-tick.C:
 		}
 	}
-}
-
-func startLoad(t *testing.T, target load.Target) *load.Run {
-	t.Helper()
-	run, err := load.Start(context.WithoutCancel(t.Context()), target)
-	require.NoError(t, err)
-	t.Cleanup(func() { run.Stop() })
-	return run
 }

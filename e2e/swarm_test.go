@@ -4,17 +4,12 @@ import (
 	"net"
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/waggle-lb/waggle/lab/load"
 )
-
-const rate = 120 // requests per second on each collection, all at once
 
 var (
 	collections = []string{"dev", "test", "prod"}
@@ -25,83 +20,62 @@ var (
 // than each of its chapters. From the first chapter to the last every collection is
 // under load, and every chapter says what became of the requests meanwhile.
 func TestSwarm(t *testing.T) {
-	s := startSwarm(t, "testdata/stacks")
+	s := startSwarm(t, "testdata/stacks", 4)
 	traffic := startTraffic(t, s)
+	chapter := func(name string, f func(t *testing.T, s *swarm)) {
+		t.Run(name, func(t *testing.T) { f(t, s.at(t)) })
+	}
+	// Everything that a Swarm announces about its tasks, by either way to learn of it.
+	announced := func(by string) {
+		for _, order := range []string{"start-first", "stop-first"} {
+			chapter("rolling update "+order+" loses nothing by "+by, func(t *testing.T, s *swarm) { rolling(t, s, traffic, order) })
+		}
+		chapter("scaling from 4 to 8 to 2 to 4 loses nothing by "+by, func(t *testing.T, s *swarm) { scaled(t, s, traffic) })
+		chapter("a drained node loses nothing by "+by, func(t *testing.T, s *swarm) { drained(t, s, traffic) })
+	}
 
-	t.Run("every collection answers at full rate", func(t *testing.T) {
-		s := s.at(t)
+	chapter("every collection answers at full rate", func(t *testing.T, s *swarm) {
 		for i, c := range collections {
 			s.eventually(c, "web."+c+".example.com", answer{status: http.StatusOK, service: webs[i]})
 		}
 		traffic.lossless(t, func() {
-			for _, r := range traffic.forAtLeast(t, 10*time.Second) {
-				require.Len(t, r.Tasks, 4, "the tasks that answered: %v", r.Tasks)
+			for c, r := range traffic.forAtLeast(t, 10*time.Second) {
+				require.Len(t, r.Tasks, 4, "the tasks of %s that answered: %v", c, r.Tasks)
 			}
 		})
 	})
-
-	t.Run("collections know nothing of each other", func(t *testing.T) {
-		s := s.at(t)
+	chapter("collections know nothing of each other", func(t *testing.T, s *swarm) {
 		traffic.lossless(t, func() { isolation(t, s) })
 	})
 
-	for _, order := range []string{"start-first", "stop-first"} {
-		t.Run("rolling update "+order+" loses nothing", func(t *testing.T) {
-			s := s.at(t)
-			traffic.lossless(t, func() {
-				before := taskIDs(s)
-				s.update(webs, "--force", "--update-order", order, "--update-parallelism", "1", "--update-delay", "1s", "--update-monitor", "1s")
-				for id := range taskIDs(s) {
-					require.NotContains(t, before, id, "every task is a new one")
-				}
-			})
-		})
-	}
-
-	t.Run("scaling from 4 to 8 to 2 loses nothing", func(t *testing.T) {
-		s := s.at(t)
-		traffic.lossless(t, func() {
-			s.scale(webs, 8)
-			require.Len(t, taskIDs(s), 8*len(webs))
-			s.scale(webs, 2)
-			require.Len(t, taskIDs(s), 2*len(webs))
-			traffic.forAtLeast(t, 5*time.Second) // until the last of those that leave has really ended
-			s.scale(webs, 4)
-		})
-	})
-
-	t.Run("replacing the control plane during a rolling update loses nothing", func(t *testing.T) {
-		s := s.at(t)
+	chapter("tasks come by push", pushed)
+	announced("push")
+	chapter("replacing the control plane during a rolling update loses nothing", func(t *testing.T, s *swarm) {
 		traffic.lossless(t, func() {
 			s.update(append([]string{"edge_waggle"}, webs...), "--force", "--update-order", "start-first")
 		})
 	})
+	chapter("both control planes killed during a rolling update, nothing lost", func(t *testing.T, s *swarm) { restarted(t, s, traffic) })
+	chapter("without any control plane for half a minute nothing is lost", func(t *testing.T, s *swarm) { away(t, s, traffic) })
+	chapter("a killed task costs no GET", func(t *testing.T, s *swarm) { killed(t, s, traffic) })
+	chapter("task changes reach Envoy", func(t *testing.T, at *swarm) { latency(t, at, traffic, s) })
 
-	t.Run("without any control plane nothing is lost", func(t *testing.T) {
-		s := s.at(t)
+	chapter("push from a promoted manager", func(t *testing.T, s *swarm) { promoted(t, s, traffic) })
+	chapter("push outlives the Swarm's authority", func(t *testing.T, s *swarm) { rotated(t, s, traffic) })
+	chapter("push outlives a restart of Docker", func(t *testing.T, s *swarm) { restartedDocker(t, s, traffic) })
+	chapter("push outlives the control socket", func(t *testing.T, s *swarm) { recreated(t, s, traffic) })
+
+	chapter("a node that is unplugged", func(t *testing.T, s *swarm) { unplugged(t, s, traffic) })
+	chapter("one proxy of two replaced loses nothing", func(t *testing.T, at *swarm) { replaced(t, at, traffic, s) })
+	chapter("rogues are refused", func(t *testing.T, s *swarm) {
 		traffic.lossless(t, func() {
-			s.scale([]string{"edge_waggle"}, 0)
-			traffic.forAtLeast(t, 5*time.Second)
-			s.scale([]string{"edge_waggle"}, 2)
+			rogues(t, s)
+			crowd(t, s)
 		})
 	})
 
-	t.Run("tasks come by push", func(t *testing.T) { pushed(t, s.at(t)) })
-
-	t.Run("push outlives the Swarm's authority", func(t *testing.T) { rotated(t, s.at(t), traffic) })
-
-	t.Run("both control planes killed during a rolling update, nothing lost", func(t *testing.T) { restarted(t, s.at(t), traffic) })
-
-	t.Run("a killed task costs no GET", func(t *testing.T) { killed(t, s.at(t), traffic) })
-
-	t.Run("a drained node loses nothing", func(t *testing.T) { drained(t, s.at(t), traffic, s) })
-
-	t.Run("rogues are refused", func(t *testing.T) {
-		s := s.at(t)
-		traffic.lossless(t, func() { rogues(t, s) })
-	})
-
-	t.Run("polling through a read-only proxy loses nothing", func(t *testing.T) { polled(t, s.at(t), traffic) })
+	chapter("polling through a read-only proxy", func(t *testing.T, s *swarm) { polled(t, s, traffic) })
+	announced("poll")
 
 	t.Run("a bad label harms its own service alone", func(t *testing.T) {
 		s := s.at(t)
@@ -222,100 +196,4 @@ func taskIDs(s *swarm) map[string]bool {
 		ids[id] = true
 	}
 	return ids
-}
-
-// traffic is the load on all collections.
-type traffic struct {
-	runs []*load.Run
-}
-
-func startTraffic(t *testing.T, s *swarm) *traffic {
-	tr := &traffic{}
-	for _, c := range collections {
-		tr.runs = append(tr.runs, startLoad(t, s.target(c)))
-	}
-	return tr
-}
-
-// target is the service of a collection that is under load throughout.
-func (s *swarm) target(collection string) load.Target {
-	return load.Target{
-		Name:   collection,
-		URL:    "http://" + s.edges[collection].address + "/",
-		Host:   "web." + collection + ".example.com",
-		Rate:   rate,
-		Expect: load.Service(collection + "_web"),
-	}
-}
-
-// without runs what happens while one collection is not asked.
-func (tr *traffic) without(t *testing.T, s *swarm, collection string, happens func()) {
-	t.Helper()
-	i := slices.Index(collections, collection)
-	r := tr.runs[i].Stop()
-	require.Zero(t, r.Failed, "%s: %v", collection, r.Outcomes)
-	all := tr.runs
-	tr.runs = slices.Delete(slices.Clone(all), i, i+1)
-	happens()
-	tr.runs = all
-	tr.runs[i] = startLoad(s.t, s.target(collection)) // s: of the whole test
-}
-
-// lossless runs what happens, and requires that meanwhile every request of every
-// collection was answered by the right service, at the rate that was asked for.
-func (tr *traffic) lossless(t *testing.T, happens func()) {
-	t.Helper()
-	marks := make([]load.Mark, len(tr.runs))
-	for i, run := range tr.runs {
-		marks[i] = run.Mark()
-	}
-	began := time.Now()
-	happens()
-	took := time.Since(began)
-	for i, run := range tr.runs {
-		r := run.Since(marks[i])
-		t.Logf("%-4s  %6d requests in %5.1fs  %d failed  p50 %v  p99 %v  max %v", run.Target().Name, r.Requests, took.Seconds(), r.Failed,
-			r.P50.Round(time.Millisecond), r.P99.Round(time.Millisecond), r.Max.Round(time.Millisecond))
-		if r.Failed > 0 {
-			var texts []string
-			for _, f := range r.Failures {
-				texts = append(texts, f.String())
-			}
-			t.Errorf("%s: %d of %d requests failed, %v:\n%s", run.Target().Name, r.Failed, r.Requests, r.Outcomes, strings.Join(texts, "\n"))
-		}
-		if took > 5*time.Second {
-			require.GreaterOrEqual(t, r.Rate(), 100.0, "%s: requests per second", run.Target().Name)
-		}
-	}
-}
-
-// forAtLeast waits until load has run for d, measured by the requests that finished, and reports on that time.
-func (tr *traffic) forAtLeast(t *testing.T, d time.Duration) []load.Report {
-	t.Helper()
-	want := uint64(d.Seconds() * rate)
-	marks := make([]load.Mark, len(tr.runs))
-	for i, run := range tr.runs {
-		marks[i] = run.Mark()
-	}
-	var reports []load.Report
-	require.Eventually(t, func() bool {
-		reports = nil
-		for i, run := range tr.runs {
-			if r := run.Since(marks[i]); r.Requests >= want {
-				reports = append(reports, r)
-			}
-		}
-		return len(reports) == len(tr.runs)
-	}, patience, 50*time.Millisecond)
-	return reports
-}
-
-// altogether stops the load and requires that nothing failed between the chapters either.
-func (tr *traffic) altogether(t *testing.T) {
-	t.Helper()
-	for _, run := range tr.runs {
-		r := run.Stop()
-		t.Logf("%-4s  %6d requests in %5.1fs  %d failed", run.Target().Name, r.Requests, r.Elapsed.Seconds(), r.Failed)
-		require.Zero(t, r.Failed, "%s: %v", run.Target().Name, r.Outcomes)
-	}
 }

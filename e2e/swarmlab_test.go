@@ -30,6 +30,7 @@ type swarm struct {
 	t     *testing.T
 	dir   string // lab.sh's state
 	edges map[string]edge
+	nodes int // 1 is the manager; those without a proxy come last
 }
 
 // edge is where a collection's proxy is.
@@ -39,13 +40,14 @@ type edge struct {
 }
 
 // startSwarm brings the lab up with the stacks in apps (as WGL_APPS of lab.sh: "" is
-// the demo), and takes it down at the end of the test.
-func startSwarm(t *testing.T, apps string) *swarm {
+// the demo), and takes it down at the end of the test. The first three nodes each have
+// a collection's proxy.
+func startSwarm(t *testing.T, apps string, nodes int) *swarm {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("the real Swarm needs root (network namespaces, dockerd): run make test as root; what needs none: make unit")
 	}
-	s := &swarm{t: t, dir: "/run/wgl", edges: map[string]edge{}}
+	s := &swarm{t: t, dir: "/run/wgl", edges: map[string]edge{}, nodes: nodes}
 	for i, c := range []string{"dev", "test", "prod"} {
 		s.edges[c] = edge{node: i + 1, address: fmt.Sprintf("%s.1%d:80", s.network(), i+1)}
 	}
@@ -65,7 +67,11 @@ func startSwarm(t *testing.T, apps string) *swarm {
 // up brings the lab up, over whatever there was before.
 func (s *swarm) up(apps string) string {
 	s.t.Helper()
-	out, err := s.script(s.t.Context(), "up", "WAGGLE="+binary, "WGL_APPS="+apps)
+	numbers := make([]string, s.nodes)
+	for i := range numbers {
+		numbers[i] = strconv.Itoa(i + 1)
+	}
+	out, err := s.script(s.t.Context(), "up", "WAGGLE="+binary, "WGL_APPS="+apps, "WGL_NODES="+strings.Join(numbers, " "))
 	require.NoError(s.t, err, "bring the Swarm up:\n%s", out)
 	s.t.Logf("the Swarm is up:\n%s", out)
 	return out
@@ -78,11 +84,11 @@ func (s *swarm) network() string {
 	return "10.77.0"
 }
 
-// script runs one command of lab.sh.
+// script runs one command of lab.sh, with its arguments.
 func (s *swarm) script(ctx context.Context, command string, env ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "swarm-lab/lab.sh", command)
+	cmd := exec.CommandContext(ctx, "swarm-lab/lab.sh", strings.Fields(command)...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.WaitDelay = 5 * time.Second
 	// A file, not a pipe: the nodes outlive the command, and must not hold it open.
@@ -99,6 +105,13 @@ func (s *swarm) script(ctx context.Context, command string, env ...string) (stri
 		err = readErr
 	}
 	return string(out), err
+}
+
+// lab does something to a node by lab.sh ("restart", "unplug", "plug").
+func (s *swarm) lab(command string, node int) {
+	s.t.Helper()
+	out, err := s.script(context.WithoutCancel(s.t.Context()), command+" "+strconv.Itoa(node))
+	require.NoError(s.t, err, out)
 }
 
 func (s *swarm) socket(node int) string {

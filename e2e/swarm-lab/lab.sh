@@ -9,6 +9,8 @@
 #   ns N COMMAND…  COMMAND… inside node N's namespaces
 #   table          what to try
 #   platform       the platform anew, as WGL_STACK says
+#   restart N      the dockerd of node N anew: what ran there stops
+#   unplug N       the network cable of node N out; plug N: in again
 #
 # Needs root, and what e2e/setup.sh installs. No registry, no system Docker Engine.
 # Settings, by environment:
@@ -16,6 +18,7 @@
 #   WGL_NET          the nodes' network, a /24 without its last part (10.77.0)
 #   WGL_STORE        tmpfs (faster) or disk: where nodes keep images and containers
 #   WGL_DRIVER       Docker's storage driver (overlay2; vfs where overlayfs cannot stack)
+#   WGL_NODES        the nodes ("1 2 3"); from the fourth on they have no proxy
 #   WGL_STACK        the platform: files of deploy/, one over the other (stack.yml)
 #   WGL_APPS         a directory of stack files instead of the demo; "none": no applications
 set -euo pipefail
@@ -32,7 +35,7 @@ DISK=/var/lib/$P # the nodes' data, with WGL_STORE=disk
 NET=${WGL_NET:-10.77.0}
 STORE=${WGL_STORE:-tmpfs}
 DRIVER=${WGL_DRIVER:-overlay2}
-NODES=(1 2 3)
+read -ra NODES <<<"${WGL_NODES:-1 2 3}"
 COLLECTIONS=(dev test prod) # the first on node 1, and so on
 WAGGLE=${WAGGLE:-$ROOT/bin/waggle}
 ENVOY=${ENVOY:-$ROOT/.cache/envoy-1.40.0/envoy}
@@ -124,5 +127,8 @@ up | down) need_root; lock; $command; step "$command: done" ;;
 status | table | diagnose | platform) $command ;;
 d) d "$@" ;;
 ns) ns "$@" ;;
+restart) node_restart "$@" ;;
+unplug) ip link set "$P-v$1" down ;;
+plug) ip link set "$P-v$1" up ;;
 *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" ;;
 esac

@@ -26,5 +26,9 @@ rm -f /etc/resolv.conf
 echo nameserver 127.0.0.1 >/etc/resolv.conf
 
 # cgroupfs and a parent of our own: nothing of these containers is systemd's, and what they leave behind can be found.
-dockerd --storage-driver "$driver" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/${name%%[0-9]*}" &
-wait $!
+# It ends with its dockerd, unless lab.sh restarts that.
+while :; do
+	dockerd --storage-driver "$driver" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/${name%%[0-9]*}" &
+	wait $! || true
+	rm /run/restart 2>/dev/null || break
+done

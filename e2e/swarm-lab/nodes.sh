@@ -67,6 +67,15 @@ ns() {
 	nsenter -t "$(node_pid "$n")" -a "$@"
 }
 
+# node_restart N: what systemctl restart docker does to a node.
+node_restart() {
+	touch "$LAB/n$1/run/restart"
+	ns "$1" sh -c 'kill "$(cat /run/docker.pid)"'
+	until_true 60 "the dockerd of node $1 to end" restarted "$1"
+	until_true 60 "the dockerd of node $1" dockerd_answers "$1"
+}
+restarted() { [ ! -e "$LAB/n$1/run/restart" ]; }
+
 node_kill() {
 	local dir=$1 pid
 	pid=$(cat "$dir/outer" 2>/dev/null) || return 0
