@@ -264,11 +264,14 @@ func (u upstream) breakers() *clusterv3.CircuitBreakers {
 	}}
 }
 
+// keepalive asks a silent connection for a sign of life each second. A request that
+// a task has acknowledged before its node vanished leaves nothing unacknowledged that
+// TCP_USER_TIMEOUT could be counted from: the probes do.
 func keepalive() *clusterv3.UpstreamConnectionOptions {
 	return &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
 		KeepaliveProbes:   wrapperspb.UInt32(3),
-		KeepaliveTime:     wrapperspb.UInt32(10),
-		KeepaliveInterval: wrapperspb.UInt32(5),
+		KeepaliveTime:     wrapperspb.UInt32(1),
+		KeepaliveInterval: wrapperspb.UInt32(1),
 	}}
 }
 
