@@ -58,8 +58,8 @@ func TestFirstBuildIsComplete(t *testing.T) {
 	w.service("x_web", map[string]string{"hosts": "a.test", "port": "80"})
 	ds := NewBuilder().Build(Input{w.Picture, testConfig()}, watcher.Changes{})
 	require.Equal(t, []string{
-		"dev clusters x_web:80", "dev endpoints x_web:80", "dev extensions rate_limit", "dev listeners http", "dev routes http",
-		"prod extensions rate_limit", "prod listeners http", "prod routes http",
+		"dev clusters x_web:80", "dev endpoints x_web:80", "dev extensions jwt", "dev extensions rate_limit", "dev listeners http", "dev routes http",
+		"prod extensions jwt", "prod extensions rate_limit", "prod listeners http", "prod routes http",
 	}, changed(ds))
 }
 
@@ -153,7 +153,7 @@ func TestAnotherConfiguration(t *testing.T) {
 
 	again := testConfig()
 	again.Collections["dev"].HTTPPort = 0
-	require.Equal(t, []string{"-dev listeners http", "prod extensions rate_limit", "prod listeners http", "prod routes http"}, changed(b.Build(Input{w.Picture, again}, watcher.Changes{})))
+	require.Equal(t, []string{"-dev listeners http", "prod extensions jwt", "prod extensions rate_limit", "prod listeners http", "prod routes http"}, changed(b.Build(Input{w.Picture, again}, watcher.Changes{})))
 }
 
 // Nothing that a service says is in a listener.

@@ -1,13 +1,16 @@
 package translate
 
 import (
+	"cmp"
 	"strings"
 	"testing"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	chainv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
+	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -54,7 +57,7 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 				}
 				require.NotEmpty(t, vh.Routes, "host %s", vh.Name)
 				for _, route := range vh.Routes {
-					for _, c := range clustersOf(t, route) {
+					for _, c := range clustersOf(t, res, route) {
 						require.NotNil(t, res[Cluster][c], "route %s of %s: no cluster %s", route.Name, vh.Name, c)
 						require.True(t, refs[c], "table %s does not say that it needs %s", n, c)
 						named[c] = true
@@ -63,12 +66,18 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 			}
 			require.Contains(t, domains, "*", "table %s", n)
 		}
+		eds := 0
 		for n, r := range res[Cluster] {
 			require.True(t, named[n], "cluster %s: no route names it", n)
+			if _, outside := externalNamed(n); outside {
+				require.False(t, r.EDS)
+				continue
+			}
 			require.True(t, r.EDS)
 			require.NotNil(t, res[Endpoints][n], "cluster %s has no endpoints", n)
+			eds++
 		}
-		require.Len(t, res[Endpoints], len(res[Cluster]))
+		require.Len(t, res[Endpoints], eds)
 		for n, r := range res[Listener] {
 			for _, chain := range r.Message.(*listenerv3.Listener).FilterChains {
 				hcm := new(hcmv3.HttpConnectionManager)
@@ -80,8 +89,8 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 	}
 }
 
-func clustersOf(t testing.TB, r *routev3.Route) []string {
-	out := askedBy(t, r)
+func clustersOf(t testing.TB, res Resources, r *routev3.Route) []string {
+	out := askedBy(t, res, r)
 	a := r.GetRoute()
 	if a == nil {
 		return out
@@ -104,11 +113,23 @@ func clustersOf(t testing.TB, r *routev3.Route) []string {
 }
 
 // askedBy is whom the guards of a route ask.
-func askedBy(t testing.TB, r *routev3.Route) (out []string) {
+func askedBy(t testing.TB, res Resources, r *routev3.Route) (out []string) {
 	t.Helper()
+	if packed := r.TypedPerFilterConfig[jwtName]; packed != nil {
+		var per jwtv3.PerRouteConfig
+		require.NoError(t, packed.UnmarshalTo(&per))
+		var all jwtv3.JwtAuthentication
+		require.NoError(t, res[Extension][jwtName].Message.(*corev3.TypedExtensionConfig).TypedConfig.UnmarshalTo(&all))
+		require.NoError(t, all.ValidateAll())
+		p := all.Providers[all.RequirementMap[per.GetRequirementName()].GetProviderName()]
+		require.NotNil(t, p, "route %s: no provider", r.Name)
+		if c := p.GetRemoteJwks().GetHttpUri().GetCluster(); c != "" {
+			out = append(out, c)
+		}
+	}
 	packed := r.TypedPerFilterConfig[extAuth.name]
 	if packed == nil {
-		return nil
+		return out
 	}
 	var chain chainv3.FilterChainConfigPerRoute
 	require.NoError(t, packed.UnmarshalTo(&chain))
@@ -118,9 +139,7 @@ func askedBy(t testing.TB, r *routev3.Route) (out []string) {
 		require.NoError(t, m.(validator).ValidateAll())
 		if a, ok := m.(*authzv3.ExtAuthz); ok {
 			require.False(t, a.FailureModeAllow)
-			if out = append(out, a.GetHttpService().GetServerUri().GetCluster()); out[0] == "" {
-				out[0] = a.GetGrpcService().GetEnvoyGrpc().GetClusterName()
-			}
+			out = append(out, cmp.Or(a.GetHttpService().GetServerUri().GetCluster(), a.GetGrpcService().GetEnvoyGrpc().GetClusterName()))
 		}
 	}
 	require.NotEmpty(t, out)

@@ -102,6 +102,11 @@ func (c *collection) finish() []Change {
 		}
 	}
 	for name, whole := range c.touched {
+		if e, outside := externalNamed(name); outside && c.refs[name] > 0 {
+			m := newExternalCluster(e)
+			set(&Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m)})
+			continue
+		}
 		be := c.backends[name]
 		if be == nil || c.refs[name] == 0 {
 			drop(Cluster, name)

@@ -52,6 +52,10 @@ func staticBootstrap(t *testing.T, b *Builder, collection string) string {
 	static := &bootstrapv3.Bootstrap_StaticResources{}
 	for _, n := range names(b, collection, Cluster) {
 		c := proto.CloneOf(res[Cluster][n].Message.(*clusterv3.Cluster))
+		if !res[Cluster][n].EDS {
+			static.Clusters = append(static.Clusters, c)
+			continue
+		}
 		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 		c.EdsClusterConfig = nil
 		c.LoadAssignment = res[Endpoints][n].Message.(*endpointv3.ClusterLoadAssignment)

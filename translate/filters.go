@@ -46,6 +46,7 @@ var httpFilters = []*httpFilter{
 	cors,      // preflight requests carry no credentials, and refusals below must be readable by scripts
 	rateLimit, // whoever guesses passwords is counted
 	bodySize,
+	jwt,
 	extAuth, // the dearest: another service is asked
 	sticky,  // who answers is known only when nobody refuses any more
 }

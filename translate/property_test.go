@@ -119,6 +119,11 @@ func (s *swarm) guards(prefix string, into map[string]string) {
 	into[prefix+"max_body_size"] = pick(r, "", "", "", "0", "10m", "9223372036854775807", "-1")
 	into[prefix+"ext_auth"] = pick(r, "", "", "", "", "svc-001/x", "grpc://svc-002:81", "nobody", "svc-003:80", "a b")
 	into[prefix+"ext_auth_headers"] = pick(r, "", "", "", "", "X-User,Cookie", "host")
+	into[prefix+"jwt_issuer"] = pick(r, "", "", "", "", "https://id.test", "me")
+	into[prefix+"jwt_jwks"] = into[prefix+"jwt_issuer"] // mostly both or none
+	if r.IntN(2) == 0 {
+		into[prefix+"jwt_jwks"] = pick(r, "", "", "https://id.test/keys", "http://id.test:81/keys", "http://127.0.0.1/keys", "http://[fe80::1]/", "https://192.0.2.1/k?x=y", "keys")
+	}
 	into[prefix+"cors_origins"] = pick(r, "", "", "", "*", "https://a.test, http://*.a.test:81", "a.test")
 	into[prefix+"cors_methods"] = pick(r, "", "", "", "GET,PUT", "*", "get")
 	into[prefix+"cors_credentials"] = pick(r, "", "", "", "true", "no")

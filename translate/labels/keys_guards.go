@@ -18,6 +18,10 @@ type Guards struct {
 	ExtAuth        AuthService // Service "": not said
 	ExtAuthHeaders []string
 
+	JWTIssuer    string
+	JWTKeys      string // a URL, or the name of a secret or config
+	JWTAudiences []string
+
 	CORSOrigins     []string // canonical ("https://a.example.com", "https://*.example.com"), or "*"
 	CORSMethods     []string
 	CORSHeaders     []string
@@ -37,12 +41,15 @@ var guardsKeys = section{title: "Guards", intro: "They stand in this order befor
 		meaning: "These client addresses do not pass."},
 	{name: "basic_auth", class: Guard, value: later(called("secret or config in htpasswd form", object)),
 		meaning: "Asks for a user and password."},
-	{name: "jwt_issuer", class: Guard, value: later(text),
-		meaning: "The issuer whose tokens pass."},
-	{name: "jwt_jwks", class: Guard, value: later(either("URL, config or secret", link, object)),
-		meaning: "The keys that tokens are checked with."},
-	{name: "jwt_audiences", class: Guard, value: later(list("list", text)),
-		meaning: "The audiences whose tokens pass."},
+	{name: "jwt_issuer", class: Guard,
+		value:   use(text, func(t *target, v string) { t.route.JWTIssuer = v }),
+		meaning: "The issuer (`iss`) whose tokens pass. A token stands in `Authorization: Bearer` and reaches the task too."},
+	{name: "jwt_jwks", class: Guard,
+		value:   use(either("URL, config or secret", link, object), func(t *target, v string) { t.route.JWTKeys = v }),
+		meaning: "The keys that tokens are checked with. The proxies fetch a URL when it is needed and every 5 minutes; over https its certificate must be one that everybody trusts."},
+	{name: "jwt_audiences", class: Guard,
+		value:   use(list("list", text), func(t *target, v []string) { t.route.JWTAudiences = v }),
+		meaning: "The audiences (`aud`) of which a token must name one.", standardText: "any"},
 	{name: "ext_auth", class: Guard,
 		value: use(authService, func(t *target, v AuthService) { t.route.ExtAuth = v }),
 		meaning: "Asks another service of the collection whether a request passes. It is shown the head of the request (over HTTP with its own path put before the request's) and lets it pass with 200; " +
