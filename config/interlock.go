@@ -14,6 +14,11 @@ import (
 // isInterlock reports whether a file is Interlock's config.toml, by its name.
 func isInterlock(name string) bool { return strings.EqualFold(filepath.Ext(name), ".toml") }
 
+// ParseInterlock is Load for the content of a config.toml, which its messages call name.
+func ParseInterlock(name string, data []byte, env []string, checks ...Check) (*Config, []Notice, error) {
+	return parse(name, data, true, env, checks)
+}
+
 // interlock reads a config.toml into c. What is wrong, then and later, is told with
 // the lines of that file.
 func (r *reader) interlock(data []byte, c *Config) []Notice {

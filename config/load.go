@@ -27,33 +27,33 @@ type Check func(where string, labels map[string]string) []error
 // notices say what was accepted without having an effect.
 func Load(path string, env []string, checks ...Check) (*Config, []Notice, error) {
 	if path == "" {
-		return parse("built-in configuration", nil, env, checks)
+		return parse("built-in configuration", nil, false, env, checks)
 	}
 	data, err := readBounded(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return parse(path, data, env, checks)
+	return parse(path, data, isInterlock(path), env, checks)
 }
 
 // Parse is Load for the content of a file, which its messages call waggle.yml.
 // Files that the configuration names (token_file) are read.
 func Parse(data []byte, env []string, checks ...Check) (*Config, []Notice, error) {
-	return parse("waggle.yml", data, env, checks)
+	return parse("waggle.yml", data, false, env, checks)
 }
 
-func parse(name string, data []byte, env []string, checks []Check) (*Config, []Notice, error) {
+func parse(name string, data []byte, toml bool, env []string, checks []Check) (*Config, []Notice, error) {
 	c := base()
 	r := &reader{file: name, where: map[string]string{}}
 	var notices []Notice
-	if isInterlock(name) {
+	if toml {
 		notices = r.interlock(data, c)
 	} else {
 		r.document(data, c)
 	}
 	c.Order = r.order
 	notices = append(notices, r.environment(env, c)...)
-	if isInterlock(name) {
+	if toml {
 		notices = append(notices, r.channelNotice(c)...)
 	}
 

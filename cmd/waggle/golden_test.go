@@ -35,6 +35,7 @@ func TestGolden(t *testing.T) {
 		"lint":    "lint stack.yml",
 		"render":  "render -f stack.yml --format json",
 		"explain": "",
+		"convert": "",
 	} {
 		cases, err := os.ReadDir(filepath.Join("testdata", command))
 		require.NoError(t, err)

@@ -34,7 +34,7 @@ func readHRM(set *Set, service string, lbls map[string]string) {
 	var found []string
 	bytes := 0
 	for label, text := range lbls {
-		if label == hrmPrefix || strings.HasPrefix(label, hrmPrefix+".") {
+		if label == HRMPrefix || strings.HasPrefix(label, HRMPrefix+".") {
 			found = append(found, label)
 			bytes += len(label) + len(text)
 		}
@@ -240,7 +240,7 @@ func (h *hrm) redirect(keys map[string]string, host, text string) bool {
 // name gives the label's route a name that nothing else of the service has.
 func (h *hrm) name() string {
 	base := hrmRouteName
-	if suffix := strings.TrimPrefix(h.label, hrmPrefix); suffix != "" {
+	if suffix := strings.TrimPrefix(h.label, HRMPrefix); suffix != "" {
 		suffix = strings.Trim(strings.Map(func(r rune) rune {
 			switch {
 			case r >= 'a' && r <= 'z', r >= '0' && r <= '9':

@@ -20,8 +20,8 @@ const (
 	maxBytes  = 64 << 10
 )
 
-// hrmPrefix is UCP 2's HTTP routing mesh, the dialect before Interlock.
-const hrmPrefix = "com.docker.ucp.mesh.http"
+// HRMPrefix is UCP 2's HTTP routing mesh, the dialect before Interlock.
+const HRMPrefix = "com.docker.ucp.mesh.http"
 
 // written is one label under one of our prefixes, taken apart.
 type written struct {
