@@ -19,6 +19,7 @@ import (
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -26,7 +27,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 )
 
-// XDSCluster is the name of the only static cluster: the control plane.
+// XDSCluster is the name of the static cluster that is the control plane.
 const XDSCluster = "xds"
 
 // Options is what differs between the Envoys of a Swarm.
@@ -36,6 +37,10 @@ type Options struct {
 	// NodeID is "<collection>" or "<collection>/<instance>". The instance may be a
 	// template that Swarm fills in: "dev/{{.Task.ID}}". Empty: the collection alone.
 	NodeID string
+	// Zone is the Swarm node that this Envoy runs on, by ID, or a template that Swarm
+	// fills in: "{{.Node.ID}}". Services with prefer_local then get requests on that
+	// node first. Empty: no node is preferred.
+	Zone string
 	// XDSAddress is host:port of the control plane, "waggle:18000" if empty. A name
 	// is resolved each second, to as many replicas as it has.
 	XDSAddress string
@@ -102,6 +107,12 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 		OverloadManager:     limits,
 		Admin:               &bootstrapv3.Admin{Address: admin, IgnoreGlobalConnLimit: true},
 	}
+	if o.Zone != "" {
+		if len(o.Zone) > 256 || unquotable(o.Zone) {
+			return nil, fmt.Errorf("bootstrap: zone %q: use at most 256 printable characters without blanks, quotes and backslashes, as {{.Node.ID}}", o.Zone)
+		}
+		inZone(b, o.Zone)
+	}
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("bootstrap of %s: %w", node, err)
 	}
@@ -138,10 +149,37 @@ func nodeID(o Options) (string, error) {
 		return "", fmt.Errorf("bootstrap: node ID %q does not name collection %s: write %[2]s/<instance>", o.NodeID, o.Collection)
 	}
 	// Quotes would be escaped in JSON and break the template they stand in.
-	if len(o.NodeID) > 256 || strings.ContainsFunc(instance, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
+	if len(o.NodeID) > 256 || unquotable(instance) {
 		return "", fmt.Errorf("bootstrap: node ID %q: use at most 256 printable characters without blanks, quotes and backslashes, as %s/{{.Task.ID}}", o.NodeID, o.Collection)
 	}
 	return o.NodeID, nil
+}
+
+// unquotable reports whether a text cannot stand in JSON as it is.
+func unquotable(text string) bool {
+	return strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' })
+}
+
+// selfCluster is the cluster that Envoy takes for its own: it balances by zone only
+// where it knows that of its peers. One host that nobody sends to is enough, as
+// services with prefer_local do not divide by shares.
+const selfCluster = "self"
+
+// inZone tells Envoy which zone it is in.
+func inZone(b *bootstrapv3.Bootstrap, zone string) {
+	locality := &corev3.Locality{Zone: zone}
+	b.Node.Locality = locality
+	b.ClusterManager.LocalClusterName = selfCluster
+	b.StaticResources.Clusters = append(b.StaticResources.Clusters, &clusterv3.Cluster{
+		Name:                 selfCluster,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: selfCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			Locality: locality,
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
+				Address: socketAddress("127.0.0.1", 9), // discard
+			}}}},
+		}}},
+	})
 }
 
 // ads is the one stream to the control plane.

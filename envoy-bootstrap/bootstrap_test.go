@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files")
 // accepted are sets of options that New takes, by the name of their golden file.
 var accepted = map[string]Options{
 	"plain":    {Collection: "dev"},
-	"template": {Collection: "prod", NodeID: "prod/{{.Task.ID}}", XDSAddress: "tasks.edge_waggle:18000"},
+	"template": {Collection: "prod", NodeID: "prod/{{.Task.ID}}", Zone: "{{.Node.ID}}", XDSAddress: "tasks.edge_waggle:18000"},
 	"laptop":   {Collection: "a.b_c-1", NodeID: "a.b_c-1/laptop", XDSAddress: "127.0.0.1:18000", AdminAddress: "localhost:0", MaxConnections: 7},
 	"socket":   {Collection: "test", XDSAddress: "[::1]:18000", AdminAddress: "/run/envoy/admin.sock"},
 	"tls":      {Collection: "dev", TLS: &TLS{Directory: "/etc/envoy/tls"}},
@@ -73,10 +73,16 @@ func TestTemplate(t *testing.T) {
 	tmpl, err := template.New("").Parse(string(raw))
 	require.NoError(t, err)
 	var out strings.Builder
-	require.NoError(t, tmpl.Execute(&out, map[string]any{"Task": map[string]string{"ID": "abc123"}}))
-	var file struct{ Node struct{ ID string } }
+	require.NoError(t, tmpl.Execute(&out, map[string]any{"Task": map[string]string{"ID": "abc123"}, "Node": map[string]string{"ID": "n0de"}}))
+	var file struct {
+		Node struct {
+			ID       string
+			Locality struct{ Zone string }
+		}
+	}
 	require.NoError(t, json.Unmarshal([]byte(out.String()), &file))
 	require.Equal(t, "prod/abc123", file.Node.ID)
+	require.Equal(t, "n0de", file.Node.Locality.Zone)
 }
 
 func TestRefused(t *testing.T) {
@@ -102,6 +108,7 @@ func TestRefused(t *testing.T) {
 		{"node with quotes", Options{Collection: "dev", NodeID: `dev/{{env "X"}}`}, "without blanks, quotes and backslashes"},
 		{"node with a line break", Options{Collection: "dev", NodeID: "dev/a\nb"}, "without blanks, quotes and backslashes"},
 		{"node too long", Options{Collection: "dev", NodeID: "dev/" + strings.Repeat("x", 300)}, "at most 256"},
+		{"zone with quotes", Options{Collection: "dev", Zone: `{{env "X"}}`}, "without blanks, quotes and backslashes"},
 		{"control plane without port", Options{Collection: "dev", XDSAddress: "waggle"}, "write HOST:PORT"},
 		{"control plane without host", Options{Collection: "dev", XDSAddress: ":18000"}, "write HOST:PORT"},
 		{"control plane at port 0", Options{Collection: "dev", XDSAddress: "waggle:0"}, "0 is not the port"},

@@ -40,12 +40,14 @@ func TestDestination(t *testing.T) {
 		"retries": {}, "once": {"retries": "0"}, "none": {"retry_methods": "none"},
 		"errors": {"retry_on": "connect-failure,gateway-error", "retry_methods": "GET,PUT"}, "slow": {"per_try_timeout": "200ms"},
 		"checked:3": {"health_path": "/up", "health_interval": "50ms", "health_timeout": "1s", "health_fall": "2"},
-		"narrow":    {"max_requests": "1"},
+		"near:3":    {"prefer_local": "true"}, "far:3": {}, "many:9": {},
+		"narrow": {"max_requests": "1"},
 	})
 	t.Run("protocols", d.protocols)
 	t.Run("the client's address by the PROXY protocol", d.proxyProtocol)
 	t.Run("sessions", d.sessions)
 	t.Run("hashes", d.hashes)
+	t.Run("the proxy's own node", d.local)
 	t.Run("mirrors", d.mirrors)
 	t.Run("another service stands in", d.failover)
 	t.Run("retries", d.retries)
@@ -274,6 +276,21 @@ func (d *destination) hashes(t *testing.T) {
 		spread[d.works(t, "GET", "hashed", "/", nil).Task] = true
 	}
 	require.Greater(t, len(spread), 1)
+}
+
+func (d *destination) local(t *testing.T) {
+	spread := func(host string, n int) map[string]int {
+		tasks := map[string]int{}
+		for range n {
+			tasks[d.works(t, "GET", host, "/", nil).Task]++
+		}
+		return tasks
+	}
+	require.Equal(t, map[string]int{"near.1": 40}, spread("near", 40), "its task on the proxy's node")
+	require.Len(t, spread("far", 60), 3, "others have no preference")
+	require.Len(t, spread("many", 200), 9)
+	d.running(t, "near")[0].Kill() // and nobody notices
+	require.Len(t, spread("near", 60), 2, "without one there, the others")
 }
 
 func (d *destination) mirrors(t *testing.T) {

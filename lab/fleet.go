@@ -40,7 +40,7 @@ func startFleet(ctx context.Context, binary, dir, xds string, all []addresses) (
 
 func startEnvoy(binary, dir, xds string, a addresses) (*envoy.Process, error) {
 	b, err := bootstrap.New(bootstrap.Options{
-		Collection: a.collection, NodeID: a.collection + "/lab", XDSAddress: xds, AdminAddress: a.admin.String(),
+		Collection: a.collection, NodeID: a.collection + "/lab", Zone: nodeNames[0], XDSAddress: xds, AdminAddress: a.admin.String(),
 	})
 	if err != nil {
 		return nil, err

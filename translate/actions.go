@@ -123,6 +123,9 @@ func (r *route) checkDestination() {
 	if l.SlowStart > 0 && !warmsUp(policyOf(l)) {
 		tell(labels.Warning, "slow_start", "lb_policy: least_request or round_robin", "this way of choosing tasks knows no slow start: new tasks get their share at once")
 	}
+	if l.PreferLocal && !knowsNodes(policyOf(l)) {
+		tell(labels.Warning, "prefer_local", "lb_policy: least_request, round_robin or random", "what is hashed decides which task is taken, wherever it is")
+	}
 	if l.HealthPath == "" {
 		for _, key := range []string{"health_interval", "health_timeout", "health_rise", "health_fall"} {
 			if label, said := l.Labels[key]; said && !strings.HasPrefix(label, "defaults: ") {
@@ -131,7 +134,7 @@ func (r *route) checkDestination() {
 		}
 	}
 	if r.svc.reach.mode == labels.VIPMode {
-		for _, key := range []string{"sticky_sessions", "sticky_session_cookie", "hash_on", "ip_hash", "lb_policy"} {
+		for _, key := range []string{"sticky_sessions", "sticky_session_cookie", "hash_on", "ip_hash", "lb_policy", "prefer_local"} {
 			if label, said := l.Labels[key]; said && !strings.HasPrefix(label, "defaults: ") {
 				tell(labels.Warning, key, "backend_mode: task", "behind the virtual address Swarm chooses the task, not the proxy")
 			}
@@ -389,6 +392,7 @@ func unlike(a, b *labels.Route) string {
 		{"retries", a.Retries == b.Retries},
 		{"retry_on", slices.Equal(a.RetryOn, b.RetryOn) && (a.RetryOn == nil) == (b.RetryOn == nil)},
 		{"retry_methods", slices.Equal(a.RetryMethods, b.RetryMethods) && (a.RetryMethods == nil) == (b.RetryMethods == nil)},
+		{"protocol", (a.Protocol == "grpc") == (b.Protocol == "grpc")}, // deadlines; the rest is each one's own
 		{"per_try_timeout", a.PerTryTimeout == b.PerTryTimeout},
 		{"hash_on", a.HashOn == b.HashOn},
 		{"sticky_session_cookie", a.StickySessionCookie == b.StickySessionCookie},

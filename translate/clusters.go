@@ -8,10 +8,15 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	lbv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/common/v3"
+	leastrequestv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
+	randomv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/random/v3"
+	roundrobinv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -30,6 +35,7 @@ type upstream struct {
 	policy        clusterv3.Cluster_LbPolicy
 	proxyProtocol string // "v1", "v2", ""
 	slowStart     time.Duration
+	preferLocal   bool
 	check         check
 
 	maxConnections, maxPending, maxRequests uint32 // 0: unlimited
@@ -69,6 +75,7 @@ func upstreamOf(r *labels.Route) upstream {
 	if warmsUp(u.policy) {
 		u.slowStart = r.SlowStart
 	}
+	u.preferLocal = r.PreferLocal && knowsNodes(u.policy)
 	if r.HealthPath != "" {
 		u.check = check{
 			path: r.HealthPath, interval: r.HealthInterval, timeout: r.HealthTimeout, rise: r.HealthRise, fall: r.HealthFall,
@@ -105,6 +112,11 @@ func hashes(r *labels.Route) bool {
 // warmsUp reports whether the policy knows a slow start.
 func warmsUp(p clusterv3.Cluster_LbPolicy) bool {
 	return p == clusterv3.Cluster_LEAST_REQUEST || p == clusterv3.Cluster_ROUND_ROBIN
+}
+
+// knowsNodes reports whether the policy can prefer the tasks of one node.
+func knowsNodes(p clusterv3.Cluster_LbPolicy) bool {
+	return warmsUp(p) || p == clusterv3.Cluster_RANDOM
 }
 
 // firstExact is the first host without a wildcard, "" without one.
@@ -165,6 +177,15 @@ func newCluster(name string, u upstream) *clusterv3.Cluster {
 		// both services can be ejected: better any of them than none.
 		c.CommonLbConfig.HealthyPanicThreshold.Value = 50
 	}
+	if u.preferLocal {
+		c.LoadBalancingPolicy = u.nearest()
+		return c
+	}
+	// Proxies that know their node (prefer_local) would by themselves divide the
+	// requests of larger services by nodes first.
+	c.CommonLbConfig.LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_ZoneAwareLbConfig_{
+		ZoneAwareLbConfig: &clusterv3.Cluster_CommonLbConfig_ZoneAwareLbConfig{RoutingEnabled: &typev3.Percent{Value: 0}},
+	}
 	if u.slowStart > 0 {
 		window := &clusterv3.Cluster_SlowStartConfig{SlowStartWindow: durationpb.New(u.slowStart)}
 		if u.policy == clusterv3.Cluster_ROUND_ROBIN {
@@ -174,6 +195,33 @@ func newCluster(name string, u upstream) *clusterv3.Cluster {
 		}
 	}
 	return c
+}
+
+// nearest takes healthy tasks of the proxy's own node while there are any. It
+// needs a proxy that knows its node (bootstrap.Options.Zone); others choose among
+// all. The older fields of a cluster only know shares by node.
+func (u upstream) nearest() *clusterv3.LoadBalancingPolicy {
+	local := &lbv3.LocalityLbConfig{LocalityConfigSpecifier: &lbv3.LocalityLbConfig_ZoneAwareLbConfig_{
+		ZoneAwareLbConfig: &lbv3.LocalityLbConfig_ZoneAwareLbConfig{
+			RoutingEnabled: &typev3.Percent{Value: 100},
+			MinClusterSize: wrapperspb.UInt64(1),
+			ForceLocalZone: &lbv3.LocalityLbConfig_ZoneAwareLbConfig_ForceLocalZone{MinSize: wrapperspb.UInt32(1)},
+		},
+	}}
+	var window *lbv3.SlowStartConfig
+	if u.slowStart > 0 {
+		window = &lbv3.SlowStartConfig{SlowStartWindow: durationpb.New(u.slowStart)}
+	}
+	name, policy := "least_request", proto.Message(&leastrequestv3.LeastRequest{LocalityLbConfig: local, SlowStartConfig: window})
+	switch u.policy {
+	case clusterv3.Cluster_ROUND_ROBIN:
+		name, policy = "round_robin", &roundrobinv3.RoundRobin{LocalityLbConfig: local, SlowStartConfig: window}
+	case clusterv3.Cluster_RANDOM:
+		name, policy = "random", &randomv3.Random{LocalityLbConfig: local}
+	}
+	return &clusterv3.LoadBalancingPolicy{Policies: []*clusterv3.LoadBalancingPolicy_Policy{{
+		TypedExtensionConfig: &corev3.TypedExtensionConfig{Name: "envoy.load_balancing_policies." + name, TypedConfig: mustAny(policy)},
+	}}}
 }
 
 // healthCheck asks every task, new ones at once: until its first good answer a

@@ -83,6 +83,7 @@ func (s *swarm) route(prefix string, into map[string]string) {
 	}
 	into[prefix+"protocol"] = seldom("grpc", "h2c", "auto", "http2", "smtp")
 	into[prefix+"lb_policy"] = pick(r, "", "", "", "maglev", "round_robin", "random", "best")
+	into[prefix+"prefer_local"] = pick(r, "", "", "", "true", "near")
 	into[prefix+"hash_on"] = pick(r, "", "", "", "ip", "header:X-A", "cookie:c", "query:q", "moon")
 	into[prefix+"sticky_session_cookie"] = pick(r, "", "", "", "", "app", "a b")
 	into[prefix+"sticky_sessions"] = pick(r, "", "", "", "", "pin", "pin,1h", "pin,never")

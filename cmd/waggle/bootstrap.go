@@ -51,6 +51,7 @@ func bootstrapCommand() *cobra.Command {
 	cmd.Flags().StringVar(&o.Collection, "collection", "", "the collection this proxy belongs to")
 	cmd.Flags().StringVar(&o.XDSAddress, "xds", "waggle:18000", "host:port of the control plane")
 	cmd.Flags().StringVar(&o.NodeID, "node-id", "", "the proxy's node ID, collection/instance (default: collection/host name)")
+	cmd.Flags().StringVar(&o.Zone, "zone", "", "the Swarm node this proxy runs on, {{.Node.ID}} in a Swarm: prefer_local prefers its tasks (default: none)")
 	cmd.Flags().StringVar(&o.AdminAddress, "admin", "127.0.0.1:9901", "the admin address: host:port on loopback, or the path of a unix socket")
 	tlsFlags(cmd.Flags(), &tls)
 	cmd.Flags().StringVar(&tls.SDSDirectory, "tls-sds", "", fmt.Sprintf("where the proxy finds its SDS files, %s and %s (default: --tls)", bootstrap.ClientSDSFile, bootstrap.CASDSFile))

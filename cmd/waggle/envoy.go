@@ -81,6 +81,7 @@ container's variables but not its flags.`,
 	f.StringVar(&o.Bootstrap.XDSAddress, "xds", "waggle:18000", "host:port of the control plane")
 	channel.flags(f)
 	f.StringVar(&o.Bootstrap.NodeID, "node-id", "", "the proxy's node ID, collection/instance (default: collection/host name)")
+	f.StringVar(&o.Bootstrap.Zone, "zone", "", "the Swarm node this proxy runs on, {{.Node.ID}} in a Swarm: prefer_local prefers its tasks (default: none)")
 	f.StringVar(&o.Bootstrap.AdminAddress, "admin", "127.0.0.1:9901", "Envoy's admin address: host:port on loopback, or the path of a unix socket")
 	f.Uint64Var(&o.Bootstrap.MaxConnections, "max-connections", 0, "client connections at once (default 50000)")
 	f.StringVar(&o.ReadyAddress, "ready-address", "", "host:port of a small HTTP server that tells balancers whether to send requests here, at /ready (default: none)")

@@ -13,7 +13,7 @@ func TestDestinationAndResilienceKeys(t *testing.T) {
 		"lb.hosts": "a.example", "lb.port": "80",
 		"lb.protocol": "grpc", "lb.lb_policy": "maglev", "lb.hash_on": "header:X-Tenant", "lb.sticky_session_cookie": "app", "lb.ip_hash": "yes",
 		"lb.sticky_sessions": "pin,1h", "lb.mirror": "shadow, 12.5%", "lb.failover": "spare", "lb.send_proxy_protocol": "v2",
-		"lb.rewrite_path": "new", "lb.rewrite_regex": `^/(\d{1,3})/,/v\1/`, "lb.rewrite_host": "auto",
+		"lb.rewrite_path": "new", "lb.rewrite_regex": `^/(\d{1,3})/,/v\1/`, "lb.rewrite_host": "auto", "lb.prefer_local": "true",
 		"lb.retry_on": "connect-failure, reset,unavailable", "lb.retry_methods": "PUT", "lb.per_try_timeout": "3s",
 		"lb.health_path": "/up", "lb.health_interval": "1s", "lb.health_timeout": "500ms", "lb.health_rise": "2", "lb.health_fall": "5",
 		"lb.max_connections": "10", "lb.max_pending_requests": "20", "lb.max_requests": "30", "lb.slow_start": "1m",
@@ -21,7 +21,7 @@ func TestDestinationAndResilienceKeys(t *testing.T) {
 	require.Empty(t, cmp.Diff(Destination{
 		Port: 80, Protocol: "grpc", LBPolicy: "maglev", HashOn: Selector{"header", "X-Tenant"}, StickySessionCookie: "app", IPHash: true,
 		StickySessions: Sticky{"pin", time.Hour}, Mirror: Mirror{"shadow", 12.5}, Failover: "spare", SendProxyProtocol: "v2",
-		RewritePath: "/new", RewriteRegex: Rewrite{`^/(\d{1,3})/`, `/v\1/`}, RewriteHost: "auto",
+		RewritePath: "/new", RewriteRegex: Rewrite{`^/(\d{1,3})/`, `/v\1/`}, RewriteHost: "auto", PreferLocal: true,
 	}, r.Destination))
 	require.Empty(t, cmp.Diff(Resilience{
 		IdleTimeout: 10 * time.Minute, ConnectTimeout: 500 * time.Millisecond, Retries: 2, FailTimeout: 5 * time.Second,
