@@ -339,6 +339,7 @@ func forwardTo(shares []weighted) *routev3.RouteAction {
 		if host := s.claim.route.hostSent(); host != "" {
 			c.HostRewriteSpecifier = &routev3.WeightedCluster_ClusterWeight_HostRewriteLiteral{HostRewriteLiteral: host}
 		}
+		shapedShare(c, s.claim.route)
 		w.Clusters = append(w.Clusters, c)
 	}
 	return &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_WeightedClusters{WeightedClusters: w}}

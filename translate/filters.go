@@ -166,6 +166,7 @@ func guarded(e *routev3.Route, r *route) *routev3.Route {
 	if len(r.metadata) > 0 {
 		e.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{metadataKey: {Fields: r.metadata}}}
 	}
+	shaped(e, r)
 	return e
 }
 

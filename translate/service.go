@@ -29,6 +29,7 @@ type service struct {
 	// refers is what it refers to, wants the names under which it looked for that.
 	refers []*referred
 	wants  []string
+	named    []named // of secrets, configs and files that it asked for
 	// problems of the service alone; those of hosts are with the hosts.
 	problems []Problem
 }
@@ -57,6 +58,8 @@ type route struct {
 	// routes with different guards apart.
 	filters map[string]*anyMessage
 	guards  string
+	// request and response are what it does with headers.
+	request, response headerChanges
 	// shares is what it brings to filters that all routes share, metadata what they
 	// must know of it.
 	shares   map[string]proto.Message
@@ -153,6 +156,7 @@ func (s *service) link() {
 			r.backend = nil
 			continue
 		}
+		r.shapeHeaders()
 		if r.backend != nil {
 			r.referOn()
 		}

@@ -108,6 +108,8 @@ func table(name string) *routev3.RouteConfiguration {
 		Name: name,
 		// The Host header may carry any port, and reaches the task as it was sent.
 		IgnorePortInHostMatching: true,
+		// A label may say otherwise about x-real-ip.
+		MostSpecificHeaderMutationsWins: true,
 		RequestHeadersToAdd: []*corev3.HeaderValueOption{
 			setHeader("x-real-ip", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
 		},

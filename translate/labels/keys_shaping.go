@@ -1,21 +1,75 @@
 package labels
 
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
 // Shaping is what section "Shaping and watching" says of a route.
-type Shaping struct{}
+type Shaping struct {
+	RequestHeaders, ResponseHeaders HeaderChanges
+
+	Compression []string // of Compressions, each once; empty: none
+	NoWebSocket bool
+	AccessLog   *bool  // nil: as the collection says
+	FaultDelay  *Delay // nil: none
+	FaultAbort  *Abort // nil: none
+}
+
+// HeaderChanges are made in this order: what is removed, what is set, what is added.
+// Names are in lower case, values literal.
+type HeaderChanges struct {
+	Remove   []string
+	Set, Add []Header
+}
+
+// Header is a header of a request or a response.
+type Header struct{ Name, Value string }
+
+// Delay is how long which share of the requests waits.
+type Delay struct {
+	For     time.Duration
+	Percent float64
+}
+
+// Abort is what which share of the requests is answered.
+type Abort struct {
+	Status  uint32
+	Percent float64
+}
+
+// Compressions are the algorithms that responses can be compressed with.
+var Compressions = []string{"gzip", "br", "zstd"}
 
 // shapingKeys: what is changed on the way, and what is seen of it.
-var shapingKeys = section{title: "Shaping and watching", intro: "Values are literal: a `%` is a `%`. Header names are those of RFC 9110, but not `:…`, `host`, `x-envoy-*`, `x-waggle-*`, `x-forwarded-client-cert`.", keys: []key{
-	{name: "set_request_header", takes: shapedName, class: Comfort, value: later(anything),
-		meaning: "Sets a header of the request."},
-	{name: "add_request_header", takes: shapedName, class: Comfort, value: later(anything),
-		meaning: "Adds a header to the request."},
-	{name: "remove_request_headers", class: Comfort, value: later(list("list of header names", shapedHeader)),
+var shapingKeys = section{title: "Shaping and watching", intro: "Values are literal: a `%` is a `%`. Header names are those of RFC 9110, but not `:…`, `host`, `x-envoy-*`, `x-waggle-*`, `x-forwarded-client-cert`, " +
+	"nor those that belong to one connection (`connection`, `content-length`, `transfer-encoding` …). Headers are first removed, then set, then added.", keys: []key{
+	{name: "set_request_header", takes: shapedName, class: Comfort,
+		value: useNamed(headerValue, func(t *target, name string, v string) {
+			t.route.RequestHeaders.Set = append(t.route.RequestHeaders.Set, Header{asciiLower(name), v})
+		}),
+		meaning: "Sets a header of the request, in place of what the client sent."},
+	{name: "add_request_header", takes: shapedName, class: Comfort,
+		value: useNamed(headerValue, func(t *target, name string, v string) {
+			t.route.RequestHeaders.Add = append(t.route.RequestHeaders.Add, Header{asciiLower(name), v})
+		}),
+		meaning: "Adds a header to the request, beside what the client sent."},
+	{name: "remove_request_headers", class: Comfort,
+		value:   use(list("list of header names", shapedHeader), func(t *target, v []string) { t.route.RequestHeaders.Remove = lowered(v) }),
 		meaning: "Removes headers of the request."},
-	{name: "set_response_header", takes: shapedName, class: Comfort, value: later(anything),
-		meaning: "Sets a header of the response."},
-	{name: "add_response_header", takes: shapedName, class: Comfort, value: later(anything),
-		meaning: "Adds a header to the response."},
-	{name: "remove_response_headers", class: Comfort, value: later(list("list of header names", shapedHeader)),
+	{name: "set_response_header", takes: shapedName, class: Comfort,
+		value: useNamed(headerValue, func(t *target, name string, v string) {
+			t.route.ResponseHeaders.Set = append(t.route.ResponseHeaders.Set, Header{asciiLower(name), v})
+		}),
+		meaning: "Sets a header of the response, also of the route's redirects and fixed answers."},
+	{name: "add_response_header", takes: shapedName, class: Comfort,
+		value: useNamed(headerValue, func(t *target, name string, v string) {
+			t.route.ResponseHeaders.Add = append(t.route.ResponseHeaders.Add, Header{asciiLower(name), v})
+		}),
+		meaning: "Adds a header to the response, beside what the task sent."},
+	{name: "remove_response_headers", class: Comfort,
+		value:   use(list("list of header names", shapedHeader), func(t *target, v []string) { t.route.ResponseHeaders.Remove = lowered(v) }),
 		meaning: "Removes headers of the response."},
 	{name: "compression", class: Comfort, value: later(list("list of `gzip`, `br`, `zstd`", word("gzip", "br", "zstd"))),
 		meaning: "Compresses responses."},
@@ -32,3 +86,31 @@ var shapingKeys = section{title: "Shaping and watching", intro: "Values are lite
 	{name: "fault_abort", class: Comfort, value: later(pair("`503,5%`", true, respondStatus, percent)),
 		meaning: "Answers a share of the requests with this status."},
 }}
+
+// maxHeaderValue leaves room for the escapes of Envoy's formats, below its limit of 16 KiB.
+const maxHeaderValue = 8 << 10
+
+// headerValue is what can stand in a header.
+var headerValue = kind[string]{doc: "text", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	switch i := strings.IndexFunc(t, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }); {
+	case t == "":
+		return "", refuse("give it a value, or remove the header by `remove_request_headers` or `remove_response_headers`", "is blank")
+	case len(t) > maxHeaderValue:
+		return "", refuse("write a shorter value", "is %d bytes long, and at most %d can stand in a header", len(t), maxHeaderValue)
+	case i >= 0:
+		return "", refuse("write it without control characters", "the character %q cannot stand in a header", t[i])
+	}
+	return t, nil
+}}
+
+// lowered gives names of headers in lower case, in their order, each once.
+func lowered(names []string) []string {
+	var out []string
+	for _, n := range names {
+		if n = asciiLower(n); !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}

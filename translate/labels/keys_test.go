@@ -52,7 +52,6 @@ const (
 		"ssl_cert ssl_key ssl_passthrough tls tls_min_version client_ca hsts " +
 		"basic_auth " +
 		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes api_keys " +
-		"set_request_header add_request_header remove_request_headers set_response_header add_response_header remove_response_headers " +
 		"compression websocket access_log trace_sampling fault_delay fault_abort " +
 		"tcp_port tcp_hosts udp_port"
 )

@@ -33,9 +33,22 @@ var shapedHeader = kind[string]{doc: "name", read: func(text string) (string, er
 		return "", refuse("use `rewrite_host`", "the Host header cannot be changed here")
 	case strings.HasPrefix(l, "x-envoy-"), strings.HasPrefix(l, "x-waggle-"), l == "x-forwarded-client-cert":
 		return "", refuse("name another header", "%s is reserved for the proxy", l)
+	case slices.Contains(hopByHop, l):
+		return "", refuse("leave it to the proxy and the task", "%s is between two ends of one connection, and not passed on", l)
+	case len(t) > maxHeaderName:
+		return "", refuse("write a shorter name", "is %d bytes long, and at most %d are taken", len(t), maxHeaderName)
 	}
 	return token.read(t)
 }}
+
+// maxHeaderName is far above what anybody uses, and below what proxies refuse.
+const maxHeaderName = 256
+
+// hopByHop are the headers that say how a message is sent over one connection:
+// who changes them makes two ends disagree about where a message ends.
+var hopByHop = []string{
+	"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+}
 
 var method = kind[string]{doc: "method", read: func(text string) (string, error) {
 	t, err := token.read(text)
@@ -185,9 +198,6 @@ func part(text string, err error) error {
 
 // respondStatus is the status of an answer that the proxy makes itself.
 var respondStatus = whole(200, 599)
-
-// anything is a text that may be blank.
-var anything = kind[string]{doc: "text", read: func(text string) (string, error) { return text, nil }}
 
 // A Redirection sends one host to a URL.
 type Redirection struct{ From, To string }

@@ -2,6 +2,7 @@ package labels
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -200,7 +201,15 @@ func TestNames(t *testing.T) {
 		{text: "X-Envoy-Foo", reason: "x-envoy-foo is reserved for the proxy", hint: "name another header"},
 		{text: "x-waggle-reason", reason: "x-waggle-reason is reserved for the proxy", hint: "name another header"},
 		{text: "X-Forwarded-Client-Cert", reason: "x-forwarded-client-cert is reserved for the proxy", hint: "name another header"},
+		{text: "Transfer-Encoding", reason: "transfer-encoding is between two ends of one connection, and not passed on", hint: "leave it to the proxy and the task"},
+		{text: strings.Repeat("x", 257), reason: "is 257 bytes long, and at most 256 are taken", hint: "write a shorter name"},
 		{text: "a b", reason: "the character ' ' cannot stand in a name", hint: "write a name of letters, digits and hyphens"},
+	})
+	read(t, headerValue, []reading{
+		{text: " 100% ü\t\"x\" ", want: "100% ü\t\"x\""},
+		{text: "  ", reason: "is blank", hint: "give it a value, or remove the header by `remove_request_headers` or `remove_response_headers`"},
+		{text: "a\x1bb", reason: "the character '\\x1b' cannot stand in a header", hint: "write it without control characters"},
+		{text: strings.Repeat("x", 8193), reason: "is 8193 bytes long, and at most 8192 can stand in a header", hint: "write a shorter value"},
 	})
 	read(t, collectionName, []reading{
 		{text: "dev", want: "dev"},
