@@ -63,15 +63,19 @@ func localReplies() *hcmv3.LocalReplyConfig {
 			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: f},
 		}}
 	}
-	// What the flags do not tell. A route that answers by itself (direct_response)
-	// may say any status: then it means that.
+	// What the flags do not tell. A label may ask for any status (respond,
+	// fault_abort): then it means that.
 	says := func(expression string) *accesslogv3.AccessLogFilter {
 		return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ExtensionFilter{ExtensionFilter: &accesslogv3.ExtensionFilter{
 			Name:       "envoy.access_loggers.extension_filters.cel",
 			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{TypedConfig: mustAny(&celv3.ExpressionFilter{Expression: expression})},
 		}}}
 	}
-	const refused = "(response.code == 401 || response.code == 403)"
+	const (
+		refused  = "(response.code == 401 || response.code == 403)"
+		asked    = "response.code_details == 'ext_authz_denied'"
+		labelled = "(response.code_details == 'direct_response' || response.code_details == 'fault_filter_abort')"
+	)
 	mapper := func(f *accesslogv3.AccessLogFilter, a answer) *hcmv3.ResponseMapper {
 		return &hcmv3.ResponseMapper{Filter: f, Body: inline(a.text), HeadersToAdd: a.headers()}
 	}
@@ -83,9 +87,9 @@ func localReplies() *hcmv3.LocalReplyConfig {
 		mapper(says("response.code_details == 'local_rate_limited'"), rateLimited), // its flag comes too late
 		mapper(says("response.code_details == 'ext_authz_error'"), closed),
 		// Who was asked may have said why.
-		{Filter: says("response.code_details == 'ext_authz_denied' && " + refused), HeadersToAdd: forbidden.headers()},
-		mapper(says("response.code == 413 && response.code_details != 'direct_response'"), tooLarge),
-		mapper(says(refused+" && response.code_details != 'direct_response' && response.code_details != 'ext_authz_denied'"), forbidden),
+		{Filter: says(refused + " && " + asked), HeadersToAdd: forbidden.headers()},
+		mapper(says("response.code == 413 && !"+labelled), tooLarge),
+		mapper(says(refused+" && !"+labelled), forbidden),
 	}}
 }
 

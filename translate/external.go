@@ -96,7 +96,6 @@ func newExternalCluster(e external) *clusterv3.Cluster {
 		Name:                          name,
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS},
 		DnsLookupFamily:               clusterv3.Cluster_V4_PREFERRED,
-		RespectDnsTtl:                 true,
 		ConnectTimeout:                durationpb.New(externalConnectTimeout),
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{

@@ -45,6 +45,7 @@ func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3
 	var problems []Problem
 	for _, m := range matches {
 		routes, names := routesOf(cfg, m)
+		routes = sparingSockets(routes)
 		oldest := m.claims[0].route
 		for _, r := range routes {
 			if _, err := checked(r); err != nil {
