@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -31,6 +32,7 @@ type Control struct {
 
 	updates chan watcher.Update
 	configs chan *config.Config
+	disk    chan *secrets.Material
 	queries chan func(*translate.Builder)
 	done    chan struct{} // closed when Run has returned
 
@@ -45,6 +47,7 @@ func New(cfg *config.Config, pub Publisher, pace Pace, log *slog.Logger) *Contro
 		log: log, pub: pub, pace: pace,
 		updates: make(chan watcher.Update),
 		configs: make(chan *config.Config, 1),
+		disk:    make(chan *secrets.Material, 1),
 		queries: make(chan func(*translate.Builder)),
 		done:    make(chan struct{}),
 		metrics: newMetrics(),
@@ -64,17 +67,23 @@ func (c *Control) Update(u watcher.Update) {
 }
 
 // Reconfigure replaces the configuration; everything is translated anew.
-func (c *Control) Reconfigure(cfg *config.Config) {
+func (c *Control) Reconfigure(cfg *config.Config) { replace(c.configs, cfg, c.done) }
+
+// Material replaces what collections have on disk.
+func (c *Control) Material(m *secrets.Material) { replace(c.disk, m, c.done) }
+
+// replace puts v into a channel with room for one.
+func replace[T any](ch chan T, v T, done <-chan struct{}) {
 	for {
 		select {
-		case c.configs <- cfg:
+		case ch <- v:
 			return
-		case <-c.done:
+		case <-done:
 			return
 		default:
 		}
 		select { // an older one still waits: the newer one takes its place
-		case <-c.configs:
+		case <-ch:
 		default:
 		}
 	}
@@ -104,6 +113,8 @@ type loop struct {
 	builder *translate.Builder
 	cfg     *config.Config
 	newCfg  bool
+	// material is what is on disk. A source that was quicker does not wait for it.
+	material *secrets.Material
 
 	latest *watcher.Picture // newest picture, nil before the first complete list
 	built  *watcher.Picture // what the builder knows
@@ -119,12 +130,17 @@ type loop struct {
 //
 //  1. the source tells something: a picture, or that it cannot read;
 //  2. the operator's configuration changes;
-//  3. the hold-off after the last build ends while changes are pending: build and publish;
-//  4. somebody asks what was built;
-//  5. ctx ends, and with it the loop.
+//  3. what collections have on disk changes;
+//  4. the hold-off after the last build ends while changes are pending: build and publish;
+//  5. somebody asks what was built;
+//  6. ctx ends, and with it the loop.
 func (c *Control) Run(ctx context.Context) error {
 	defer close(c.done)
 	l := &loop{Control: c, builder: translate.NewBuilder(), published: map[string]bool{}}
+	select { // what was there before the start is there at the first build
+	case l.material = <-c.disk:
+	default:
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -145,6 +161,9 @@ func (c *Control) Run(ctx context.Context) error {
 			l.status.configured(cfg)
 			c.pub.SetCollections(slices.Sorted(maps.Keys(cfg.Collections)))
 			l.tell(Step{At: time.Now(), Kind: ConfigStep})
+		case m := <-c.disk:
+			l.material = m
+			l.structure.Merge(watcher.Changes{Shared: true})
 		case <-due:
 		case ask := <-c.queries:
 			ask(l.builder)
@@ -218,7 +237,7 @@ func (l *loop) build() {
 			l.structure.Merge(l.tasks)
 		}
 	}
-	deltas := l.builder.Build(translate.Input{Picture: picture, Config: l.cfg}, changes)
+	deltas := l.builder.Build(translate.Input{Picture: picture, Config: l.cfg, Material: l.material}, changes)
 	l.built, l.tasks = picture, watcher.Changes{}
 	if whole {
 		l.structure, l.newCfg = watcher.Changes{}, false

@@ -38,7 +38,7 @@ func taskEvent(w *world) func(i int) (*watcher.Picture, watcher.Changes) {
 
 func timeTaskEvents(n, events int) time.Duration {
 	w, cfg := bigWorld(n), testConfig()
-	b := Build(Input{w.Picture, cfg})
+	b := Build(Input{Picture: w.Picture, Config: cfg})
 	b.Problems()
 	next := taskEvent(w)
 	best := time.Hour
@@ -46,7 +46,7 @@ func timeTaskEvents(n, events int) time.Duration {
 		start := time.Now()
 		for i := range events {
 			p, c := next(i + 1)
-			b.Build(Input{p, cfg}, c)
+			b.Build(Input{Picture: p, Config: cfg}, c)
 			b.Problems()
 		}
 		best = min(best, time.Since(start)/time.Duration(events))
@@ -60,14 +60,14 @@ func BenchmarkTaskEvent(b *testing.B) {
 	for i, n := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("N=%d", n), func(b *testing.B) {
 			w, cfg := bigWorld(n), testConfig()
-			bu := Build(Input{w.Picture, cfg})
+			bu := Build(Input{Picture: w.Picture, Config: cfg})
 			bu.Problems()
 			next := taskEvent(w)
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := range b.N {
 				p, c := next(i + 1)
-				if len(bu.Build(Input{p, cfg}, c)) != 1 {
+				if len(bu.Build(Input{Picture: p, Config: cfg}, c)) != 1 {
 					b.Fatal("nothing changed")
 				}
 			}
@@ -85,7 +85,7 @@ func BenchmarkLabelChange(b *testing.B) {
 	for _, n := range []int{100, 1_000, 10_000} {
 		b.Run(fmt.Sprintf("N=%d", n), func(b *testing.B) {
 			w, cfg := bigWorld(n), testConfig()
-			bu := Build(Input{w.Picture, cfg})
+			bu := Build(Input{Picture: w.Picture, Config: cfg})
 			pictures := [2]*watcher.Picture{}
 			for i := range pictures {
 				p := *w.Picture
@@ -99,7 +99,7 @@ func BenchmarkLabelChange(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := range b.N {
-				if len(bu.Build(Input{pictures[i%2], cfg}, watcher.Changes{Services: map[string]struct{}{"s0001": {}}})) != 1 {
+				if len(bu.Build(Input{Picture: pictures[i%2], Config: cfg}, watcher.Changes{Services: map[string]struct{}{"s0001": {}}})) != 1 {
 					b.Fatal("nothing changed")
 				}
 			}
@@ -111,7 +111,7 @@ func BenchmarkBuild(b *testing.B) {
 	w, cfg := bigWorld(1_000), testConfig()
 	b.ReportAllocs()
 	for range b.N {
-		Build(Input{w.Picture, cfg})
+		Build(Input{Picture: w.Picture, Config: cfg})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -17,6 +18,7 @@ import (
 type Builder struct {
 	cfg      *config.Config
 	picture  *watcher.Picture
+	material *secrets.Material
 	networks networkNames
 	ownPorts map[uint32]bool // of the control plane, see onNode
 
@@ -58,9 +60,10 @@ func (b *Builder) Build(in Input, changes watcher.Changes) []Delta {
 		changes.Shared && !sameNetworks(b.picture, in.Picture):
 		b.all(in)
 	default:
-		b.picture = in.Picture
+		looked := changes.Shared || in.Material != b.material
+		b.picture, b.material = in.Picture, in.Material
 		b.networks.byID = in.Picture.Networks
-		b.some(changes)
+		b.some(changes, looked)
 	}
 	return b.finish()
 }
@@ -68,7 +71,7 @@ func (b *Builder) Build(in Input, changes watcher.Changes) []Delta {
 // all builds everything. What comes out the same stays the same resource.
 func (b *Builder) all(in Input) {
 	old := b.collections
-	b.cfg, b.picture = in.Config, in.Picture
+	b.cfg, b.picture, b.material = in.Config, in.Picture, in.Material
 	b.networks = newNetworkNames(in.Picture)
 	b.ownPorts = controlPorts(in.Config)
 	b.services = make(map[string]*service, len(in.Picture.Services))
@@ -106,9 +109,17 @@ func (b *Builder) all(in Input) {
 	}
 }
 
-// some builds what the changes touch.
-func (b *Builder) some(changes watcher.Changes) {
+// some builds what the changes touch. objects says that secrets, configs or files
+// may be others: services that asked for one of those are read again.
+func (b *Builder) some(changes watcher.Changes, objects bool) {
 	dirty := map[string]struct{}{} // IDs of services to read again
+	if objects {
+		for id, s := range b.services {
+			if s.stale() {
+				dirty[id] = struct{}{}
+			}
+		}
+	}
 	fleets := map[string]struct{}{}
 	for id := range changes.Services {
 		dirty[id] = struct{}{}

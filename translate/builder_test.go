@@ -56,7 +56,7 @@ func relabelled(s *watcher.Service, key, value string) *watcher.Service {
 func TestFirstBuildIsComplete(t *testing.T) {
 	w := newWorld()
 	w.service("x_web", map[string]string{"hosts": "a.test", "port": "80"})
-	ds := NewBuilder().Build(Input{w.Picture, testConfig()}, watcher.Changes{})
+	ds := NewBuilder().Build(Input{Picture: w.Picture, Config: testConfig()}, watcher.Changes{})
 	require.Equal(t, []string{
 		"dev clusters x_web:80", "dev endpoints x_web:80", "dev extensions jwt", "dev extensions rate_limit", "dev listeners http", "dev routes http",
 		"prod extensions jwt", "prod extensions rate_limit", "prod listeners http", "prod routes http",
@@ -107,10 +107,10 @@ func TestWhatAChangeTouches(t *testing.T) {
 			[]string{"-dev clusters y_web:80", "-dev endpoints y_web:80", "dev routes http"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := Build(Input{w.Picture, cfg})
+			b := Build(Input{Picture: w.Picture, Config: cfg})
 			before := b.Resources("dev")
 			p := w.edit(c.edit)
-			require.Equal(t, c.want, changed(b.Build(Input{p, cfg}, c.changes)))
+			require.Equal(t, c.want, changed(b.Build(Input{Picture: p, Config: cfg}, c.changes)))
 			requireClosed(t, b, cfg)
 			for k, m := range b.Resources("dev") {
 				for n, r := range m {
@@ -119,7 +119,7 @@ func TestWhatAChangeTouches(t *testing.T) {
 					}
 				}
 			}
-			require.Empty(t, b.Build(Input{p, cfg}, all), "all is said to be changed, and nothing is")
+			require.Empty(t, b.Build(Input{Picture: p, Config: cfg}, all), "all is said to be changed, and nothing is")
 		})
 	}
 }
@@ -129,9 +129,9 @@ func TestALabelChangeRebuildsItsHostsAlone(t *testing.T) {
 	w, cfg := newWorld(), testConfig()
 	w.service("x_web", map[string]string{"hosts": "a.test", "port": "80"}, stack("x"))
 	other := w.service("y_web", map[string]string{"hosts": "b.test", "port": "80"}, stack("y"))
-	b := Build(Input{w.Picture, cfg})
+	b := Build(Input{Picture: w.Picture, Config: cfg})
 	before := tableOf(b.Resources("dev"))
-	b.Build(Input{w.edit(func(p *watcher.Picture) { p.Services[other.ID] = relabelled(other, "context_root", "/b") }), cfg}, watcher.Changes{Services: ids(other)})
+	b.Build(Input{Picture: w.edit(func(p *watcher.Picture) { p.Services[other.ID] = relabelled(other, "context_root", "/b") }), Config: cfg}, watcher.Changes{Services: ids(other)})
 	after := tableOf(b.Resources("dev"))
 	require.Same(t, before["a.test"], after["a.test"])
 	require.NotSame(t, before["b.test"], after["b.test"])
@@ -140,27 +140,27 @@ func TestALabelChangeRebuildsItsHostsAlone(t *testing.T) {
 func TestAnotherConfiguration(t *testing.T) {
 	w, cfg := newWorld(), testConfig()
 	w.service("x_web", map[string]string{"hosts": "a.test", "port": "80"}, stack("x"))
-	b := Build(Input{w.Picture, cfg})
+	b := Build(Input{Picture: w.Picture, Config: cfg})
 
 	same := testConfig()
-	require.Empty(t, b.Build(Input{w.Picture, same}, watcher.Changes{}))
+	require.Empty(t, b.Build(Input{Picture: w.Picture, Config: same}, watcher.Changes{}))
 
 	moved := testConfig()
 	moved.Collections["dev"].HTTPPort = 8080
 	delete(moved.Collections, "prod")
-	require.Equal(t, []string{"dev listeners http"}, changed(b.Build(Input{w.Picture, moved}, watcher.Changes{})))
+	require.Equal(t, []string{"dev listeners http"}, changed(b.Build(Input{Picture: w.Picture, Config: moved}, watcher.Changes{})))
 	require.Nil(t, b.Resources("prod")[Listener], "forgotten")
 
 	again := testConfig()
 	again.Collections["dev"].HTTPPort = 0
-	require.Equal(t, []string{"-dev listeners http", "prod extensions jwt", "prod extensions rate_limit", "prod listeners http", "prod routes http"}, changed(b.Build(Input{w.Picture, again}, watcher.Changes{})))
+	require.Equal(t, []string{"-dev listeners http", "prod extensions jwt", "prod extensions rate_limit", "prod listeners http", "prod routes http"}, changed(b.Build(Input{Picture: w.Picture, Config: again}, watcher.Changes{})))
 }
 
 // Nothing that a service says is in a listener.
 func TestListenerDependsOnConfigurationAlone(t *testing.T) {
 	c := &config.Collection{Name: "dev", Default: true, Bind: "10.1.2.3", HTTPPort: 8080, AccessLog: true, ShareHosts: "owner"}
 	cfg := &config.Config{LabelPrefixes: []string{"lb"}, Collections: map[string]*config.Collection{"dev": c}}
-	empty := Build(Input{newWorld().Picture, cfg}).Resources("dev")[Listener]["http"]
+	empty := Build(Input{Picture: newWorld().Picture, Config: cfg}).Resources("dev")[Listener]["http"]
 	w := newWorld()
 	w.service("x_web", map[string]string{"hosts": "a.test", "default_backend": "true", "port": "80", "timeout": "3s"})
 	b := w.build(t, cfg)

@@ -29,7 +29,7 @@ func FuzzLabels(f *testing.F) {
 		w, cfg := newWorld(), testConfig()
 		neighbour := map[string]string{"hosts": "n.test", "port": "80", "app.hosts": "n.test", "app.port": "80", "app.context_root": "/app"}
 		w.service("n_web", neighbour, stack("n"))
-		before := routeLines(Build(Input{w.Picture, cfg}), "dev", "n.test")
+		before := routeLines(Build(Input{Picture: w.Picture, Config: cfg}), "dev", "n.test")
 		s := w.service(name, nil, stack("fuzz"))
 		for _, line := range strings.Split(text, "\n") {
 			if k, v, ok := strings.Cut(line, "="); ok {
@@ -37,9 +37,9 @@ func FuzzLabels(f *testing.F) {
 			}
 		}
 		s.Labels[watcher.StackLabel] = "fuzz"
-		b := Build(Input{w.Picture, cfg})
+		b := Build(Input{Picture: w.Picture, Config: cfg})
 		requireClosed(t, b, cfg)
-		if diff := cmp.Diff(everything(b, cfg), everything(Build(Input{w.Picture, cfg}), cfg)); diff != "" {
+		if diff := cmp.Diff(everything(b, cfg), everything(Build(Input{Picture: w.Picture, Config: cfg}), cfg)); diff != "" {
 			t.Fatal("built twice, two results:\n" + diff)
 		}
 		after := routeLines(b, "dev", "n.test")

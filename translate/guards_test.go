@@ -46,14 +46,14 @@ func TestFleetBehindTheIngressMeshSeesNoClients(t *testing.T) {
 		p.Services[id] = s
 	}
 	p.Services[fleet.ID] = &meshed
-	b.Build(Input{&p, cfg}, watcher.Changes{Services: map[string]struct{}{fleet.ID: {}}})
+	b.Build(Input{Picture: &p, Config: cfg}, watcher.Changes{Services: map[string]struct{}{fleet.ID: {}}})
 	for _, host := range []string{"deny.test", "rate.test"} {
 		require.Equal(t, []string{shut}, routeLines(b, "dev", host))
 	}
 	require.Equal(t, []string{"/* -> a_free:80"}, routeLines(b, "dev", "free.test"))
 	require.Contains(t, requireProblem(t, b, "a_deny", labels.Error, "through the ingress mesh").Hint, "mode: host")
 
-	b.Build(Input{w.Picture, cfg}, watcher.Changes{Services: map[string]struct{}{fleet.ID: {}}})
+	b.Build(Input{Picture: w.Picture, Config: cfg}, watcher.Changes{Services: map[string]struct{}{fleet.ID: {}}})
 	require.Equal(t, open, routeLines(b, "dev", "deny.test"))
 }
 
@@ -93,9 +93,9 @@ func TestLimitsOfACollection(t *testing.T) {
 	require.Equal(t, []string{"a_web 5/5 per 1m0s", "a_web/api header=* 9/7 per 1s", "a_web/api 9/7 per 1s"}, limitsOf(t, b, "dev"))
 	require.Equal(t, []string{"p_web 1/1 per 1s"}, limitsOf(t, b, "prod"))
 
-	b.Build(Input{w.Picture, cfg}, watcher.Changes{Tasks: map[string]struct{}{s.ID: {}}})
+	b.Build(Input{Picture: w.Picture, Config: cfg}, watcher.Changes{Tasks: map[string]struct{}{s.ID: {}}})
 	delete(w.Services, s.ID)
-	ds := b.Build(Input{w.Picture, cfg}, watcher.Changes{Services: map[string]struct{}{s.ID: {}}})
+	ds := b.Build(Input{Picture: w.Picture, Config: cfg}, watcher.Changes{Services: map[string]struct{}{s.ID: {}}})
 	require.Contains(t, changed(ds), "dev extensions rate_limit")
 	require.NotContains(t, changed(ds), "prod extensions rate_limit")
 	require.Empty(t, limitsOf(t, b, "dev"))

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -15,6 +16,8 @@ type Problem = labels.Problem
 type Input struct {
 	Picture *watcher.Picture
 	Config  *config.Config
+	// Material is what collections have on disk beside the configs of the picture; nil: nothing.
+	Material *secrets.Material
 }
 
 // Kind is a type of Envoy resource, in the order in which additions are sent.

@@ -333,14 +333,14 @@ func TestIncrementalIsTheSameAsFromNothing(t *testing.T) {
 				proxies[d.Collection] = res
 			}
 		}
-		apply(b.Build(Input{s.picture, s.cfg}, watcher.Changes{All: true}))
+		apply(b.Build(Input{Picture: s.picture, Config: s.cfg}, watcher.Changes{All: true}))
 		for step := range 20 {
 			var changes watcher.Changes
 			for range 1 + s.rnd.IntN(3) {
 				changes.Merge(s.step())
 			}
-			apply(b.Build(Input{s.picture, s.cfg}, changes))
-			fresh := Build(Input{s.picture, s.cfg})
+			apply(b.Build(Input{Picture: s.picture, Config: s.cfg}, changes))
+			fresh := Build(Input{Picture: s.picture, Config: s.cfg})
 			if diff := cmp.Diff(everything(fresh, s.cfg), everything(b, s.cfg)); diff != "" {
 				t.Fatalf("seed %d, step %d: incremental differs (-from nothing +incremental)\n%s", seed, step, diff)
 			}
@@ -368,14 +368,14 @@ func TestIncrementalIsTheSameAsFromNothing(t *testing.T) {
 func TestOrderOfEventsLeavesNoTrace(t *testing.T) {
 	for seed := range uint64(40) {
 		s := newSwarm(1000 + seed)
-		want := everything(Build(Input{s.picture, s.cfg}), s.cfg)
+		want := everything(Build(Input{Picture: s.picture, Config: s.cfg}), s.cfg)
 		for range 4 {
 			ids := slices.Sorted(maps.Keys(s.picture.Services))
 			s.rnd.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 			b := NewBuilder()
 			p := *s.picture
 			p.Services, p.Tasks = map[string]*watcher.Service{}, map[string][]*watcher.Task{}
-			b.Build(Input{&p, s.cfg}, watcher.Changes{All: true})
+			b.Build(Input{Picture: &p, Config: s.cfg}, watcher.Changes{All: true})
 			for _, id := range ids {
 				q := p
 				q.Services, q.Tasks = maps.Clone(p.Services), maps.Clone(p.Tasks)
@@ -384,7 +384,7 @@ func TestOrderOfEventsLeavesNoTrace(t *testing.T) {
 					q.Tasks[id] = ts
 				}
 				p = q
-				b.Build(Input{&q, s.cfg}, watcher.Changes{Services: map[string]struct{}{id: {}}, Tasks: map[string]struct{}{id: {}}})
+				b.Build(Input{Picture: &q, Config: s.cfg}, watcher.Changes{Services: map[string]struct{}{id: {}}, Tasks: map[string]struct{}{id: {}}})
 			}
 			if diff := cmp.Diff(want, everything(b, s.cfg)); diff != "" {
 				t.Fatalf("seed %d, order %v\n%s", seed, ids, diff)
@@ -402,7 +402,7 @@ func TestNewcomerCostsOthersNothing(t *testing.T) {
 		for _, c := range s.cfg.Collections {
 			c.ShareHosts = "owner"
 		}
-		before := Build(Input{s.picture, s.cfg})
+		before := Build(Input{Picture: s.picture, Config: s.cfg})
 		s.next()
 		id := s.addService()
 		spec := s.picture.Services[id]
@@ -412,7 +412,7 @@ func TestNewcomerCostsOthersNothing(t *testing.T) {
 		if len(before.names[spec.Name]) == 0 {
 			spec.Name = "stranger" // whoever refers to a service by name may change with it
 		}
-		after := Build(Input{s.picture, s.cfg})
+		after := Build(Input{Picture: s.picture, Config: s.cfg})
 		for name := range s.cfg.Collections {
 			old, now := before.Resources(name), after.Resources(name)
 			for _, k := range []Kind{Cluster, Endpoints, Listener} {

@@ -121,9 +121,9 @@ func TestReferencesFollowTheService(t *testing.T) {
 		for _, id := range ids {
 			ch.Services[id], ch.Tasks[id] = struct{}{}, struct{}{}
 		}
-		b.Build(Input{picture(), cfg}, ch)
+		b.Build(Input{Picture: picture(), Config: cfg}, ch)
 		requireClosed(t, b, cfg)
-		require.Equal(t, everything(Build(Input{picture(), cfg}), cfg), everything(b, cfg))
+		require.Equal(t, everything(Build(Input{Picture: picture(), Config: cfg}), cfg), everything(b, cfg))
 	}
 	require.Empty(t, mirrorOf(b, "a.test"))
 	require.EqualValues(t, 50, ejected())
@@ -136,7 +136,7 @@ func TestReferencesFollowTheService(t *testing.T) {
 	require.Equal(t, []uint32{0, 0, 2, 2}, priorities())
 
 	w.Tasks[shadow.ID] = w.Tasks[shadow.ID][:1]
-	b.Build(Input{picture(), cfg}, watcher.Changes{Tasks: map[string]struct{}{shadow.ID: {}}})
+	b.Build(Input{Picture: picture(), Config: cfg}, watcher.Changes{Tasks: map[string]struct{}{shadow.ID: {}}})
 	require.Equal(t, []uint32{0, 0, 2}, priorities(), "its tasks are followed")
 
 	changed := *shadow

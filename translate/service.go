@@ -29,7 +29,7 @@ type service struct {
 	// refers is what it refers to, wants the names under which it looked for that.
 	refers []*referred
 	wants  []string
-	named    []named // of secrets, configs and files that it asked for
+	named  []named // of secrets, configs and files that it asked for
 	// problems of the service alone; those of hosts are with the hosts.
 	problems []Problem
 }

@@ -56,6 +56,10 @@ type Service struct {
 	Expose       []uint32 // ports of "expose", where a source can see them
 	VIPs         []VIP    // none under endpoint_mode dnsrr
 	EndpointMode string   // "vip" or "dnsrr"
+
+	// Plain is set for containers of a plain Docker (Compose): their own labels are
+	// the service's, and there is no Swarm in which anything could be done.
+	Plain bool
 }
 
 // Stack is the stack the service belongs to, "" if none.
@@ -177,4 +181,6 @@ type Config struct {
 type Secret struct {
 	ID, Name string
 	Labels   map[string]string
+	// File is where a stack file says that the content is; "" in a Swarm.
+	File string
 }

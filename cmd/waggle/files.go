@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
@@ -48,6 +49,7 @@ func (s *stack) problems() []translate.Problem {
 
 // fileFlags adds the flags of every command that reads stack files.
 func fileFlags(cmd *cobra.Command) {
+	cmd.Flags().Bool("compose", false, "the files are Compose projects for a plain Docker: labels of containers count")
 	cmd.Flags().String("stack", "", "the stack's name (default: «name:» in the file, else the file's name)")
 }
 
@@ -57,15 +59,32 @@ func loadStack(ctx context.Context, cmd *cobra.Command, files []string) (*stack,
 	if err != nil {
 		return nil, err
 	}
-	picture, findings, err := stackfile.Load(ctx, stackfile.Options{Files: files, Stack: name, Env: environment(), Stdin: cmd.InOrStdin()})
+	plain, err := cmd.Flags().GetBool("compose")
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{picture: picture, findings: fileProblems(findings)}
-	if s.config, err = fileConfig(cmd, picture); err != nil {
+	s := &stack{}
+	if cmd.Flags().Changed("config") {
+		if s.config, err = loadConfig(cmd); err != nil {
+			return nil, err
+		}
+		plain = plain || s.config.Swarm.Source == "compose"
+	}
+	picture, findings, err := stackfile.Load(ctx, stackfile.Options{Files: files, Stack: name, Plain: plain, Env: environment(), Stdin: cmd.InOrStdin()})
+	if err != nil {
 		return nil, err
 	}
-	s.built = translate.Build(translate.Input{Picture: picture, Config: s.config})
+	s.picture, s.findings = picture, fileProblems(findings)
+	if s.config == nil {
+		if s.config, err = fileConfig(cmd, picture); err != nil {
+			return nil, err
+		}
+	}
+	material, errs := secrets.OfFiles(s.config, picture)
+	for _, err := range errs {
+		s.findings = append(s.findings, translate.Problem{Severity: labels.Warning, Reason: err.Error()})
+	}
+	s.built = translate.Build(translate.Input{Picture: picture, Config: s.config, Material: material})
 	return s, nil
 }
 

@@ -9,13 +9,14 @@ import (
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher/filewatch"
 )
 
 // reload applies every saved change of the operator's file until ctx ends. A bad new
 // file leaves the old one in force. w was made before the file was read the first time.
-func reload(ctx context.Context, path string, w *filewatch.Watch, inForce *config.Config, loop *control.Control, log *slog.Logger) error {
+func reload(ctx context.Context, path string, w *filewatch.Watch, inForce *config.Config, loop *control.Control, disk *secrets.Watch, log *slog.Logger) error {
 	defer w.Close()
 	for w.Wait(ctx) {
 		w.Reset([]string{path})
@@ -31,6 +32,7 @@ func reload(ctx context.Context, path string, w *filewatch.Watch, inForce *confi
 		if keys := inForce.RestartOnly(next); len(keys) > 0 {
 			log.Warn("these keys take effect at the next start: " + strings.Join(keys, ", "))
 		}
+		disk.Reconfigure(next)
 		loop.Reconfigure(next)
 		log.Info("the changed configuration is in force", "file", path)
 	}

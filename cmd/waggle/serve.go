@@ -16,6 +16,7 @@ import (
 	"github.com/waggle-lb/waggle/admin"
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/filewatch"
 	"github.com/waggle-lb/waggle/xds"
@@ -112,6 +113,8 @@ type controlPlane struct {
 func (p controlPlane) run(ctx context.Context) error {
 	server := xds.New(xds.Options{Guard: p.guard, Logger: p.log, Identifier: replica()})
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
+	disk := secrets.NewWatch(p.cfg, secrets.Options{Log: p.log})
+	loop.Material(disk.Now()) // no guard is to be missing in what is published first
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if c, ok := p.source.(prometheus.Collector); ok {
@@ -128,12 +131,18 @@ func (p controlPlane) run(ctx context.Context) error {
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return loop.Run(ctx) })
-	g.Go(func() error { return p.source.Run(ctx, loop.Update) })
+	g.Go(func() error { disk.Run(ctx, loop.Material); return nil })
+	g.Go(func() error {
+		return p.source.Run(ctx, func(u watcher.Update) {
+			disk.Declare(u.Picture)
+			loop.Update(u)
+		})
+	})
 	g.Go(func() error { return server.Serve(ctx, p.xds) })
 	g.Go(func() error { p.guard.Run(ctx); return nil })
 	g.Go(func() error { return admin.Serve(ctx, p.admin, handler) })
 	if p.file != nil {
-		g.Go(func() error { return reload(ctx, p.path, p.file, p.cfg, loop, p.log) })
+		g.Go(func() error { return reload(ctx, p.path, p.file, p.cfg, loop, disk, p.log) })
 	}
 	return g.Wait()
 }

@@ -16,6 +16,7 @@ import (
 // assembly puts the stacks of several files together.
 type assembly struct {
 	stack    string // option: the name of every stack
+	plain    bool   // option: no file is for a Swarm
 	p        *watcher.Picture
 	findings []placed
 	declared map[string]string // service's full name → file that declared it first
@@ -29,9 +30,9 @@ type placed struct {
 	file int
 }
 
-func newAssembly(stack string) *assembly {
+func newAssembly(stack string, plain bool) *assembly {
 	return &assembly{
-		stack: stack,
+		stack: stack, plain: plain,
 		p: &watcher.Picture{
 			Static:   true,
 			Services: map[string]*watcher.Service{},
@@ -67,6 +68,7 @@ type stack struct {
 	*document
 	number  int    // of the file
 	name    string // of the stack
+	plain   bool   // for a plain Docker
 	env     map[string]string
 	project *types.Project
 }
@@ -77,7 +79,7 @@ func (a *assembly) file(ctx context.Context, number int, name string, content []
 	if err != nil {
 		return err
 	}
-	s := &stack{assembly: a, document: d, number: number, env: env}
+	s := &stack{assembly: a, document: d, number: number, env: env, plain: a.plain || isPlain(name, d.dict)}
 	own, _ := d.dict["name"].(string)
 	if own, err = interpolate(own, env); err != nil {
 		s.report(Finding{Severity: Error, Line: d.line("name"), Reason: "name: " + err.Error(), Hint: "write the stack's name out, or give it with --stack"}, "")
@@ -123,27 +125,52 @@ func (s *stack) notes() {
 		s.report(Finding{Severity: Warning, Reason: "only the first YAML document of the file is read", Hint: "put the others into files of their own"}, "")
 	}
 	if s.dict["include"] != nil {
-		s.report(Finding{Severity: Error, Line: s.line("include"), Reason: "a Swarm does not know `include`; what it names is not read", Hint: "name the files themselves, each with -f"}, "")
+		reason := "a Swarm does not know `include`; what it names is not read"
+		if s.plain {
+			reason = "`include` is not followed here; what it names is not read"
+		}
+		s.report(Finding{Severity: Error, Line: s.line("include"), Reason: reason, Hint: "name the files themselves, each with -f"}, "")
+	}
+	if s.plain && !s.assembly.plain {
+		s.report(Finding{Severity: Info, Line: s.line("services"), Reason: "this is read as a Compose project for a plain Docker: the labels of its containers count", Hint: "for a Swarm, move them under `deploy.labels`"}, "")
 	}
 	services, _ := s.dict["services"].(map[string]any)
 	if len(services) == 0 {
 		s.report(Finding{Severity: Warning, Line: s.line("services"), Reason: "the file has no services", Hint: "add them under `services:`"}, "")
 	}
+	notes := swarmNotes
+	if s.plain {
+		notes = plainNotes
+	}
 	for name, v := range services {
 		m, _ := v.(map[string]any)
-		for _, n := range []struct {
-			key, reason, hint string
-			severity          Severity
-		}{
-			{"extends", "a Swarm does not know `extends`; what it names is not read", "write the service out, or use YAML anchors (<<: *base)", Error},
-			{"profiles", "a Swarm does not know `profiles`: the service is deployed always", "leave them out, or keep the service in a file of its own", Warning},
-			{"scale", "a Swarm ignores `scale`", "use deploy.replicas", Warning},
-			{"network_mode", "a Swarm ignores `network_mode`", "use networks", Warning},
-			{"label_file", "a Swarm does not know `label_file`; its labels are not read", "write the labels into deploy.labels", Error},
-		} {
+		for _, n := range notes {
 			if m[n.key] != nil {
 				s.report(Finding{Severity: n.severity, Line: s.line("services", name, n.key), Reason: n.reason, Hint: n.hint}, name)
 			}
 		}
 	}
 }
+
+// note is what is told of a key of a service.
+type note struct {
+	key, reason, hint string
+	severity          Severity
+}
+
+// swarmNotes are about keys that a Swarm does not know, plainNotes about those that
+// are not read here although Compose does.
+var (
+	swarmNotes = []note{
+		{"extends", "a Swarm does not know `extends`; what it names is not read", "write the service out, or use YAML anchors (<<: *base)", Error},
+		{"profiles", "a Swarm does not know `profiles`: the service is deployed always", "leave them out, or keep the service in a file of its own", Warning},
+		{"scale", "a Swarm ignores `scale`", "use deploy.replicas", Warning},
+		{"network_mode", "a Swarm ignores `network_mode`", "use networks", Warning},
+		{"label_file", "a Swarm does not know `label_file`; its labels are not read", "write the labels into deploy.labels", Error},
+	}
+	plainNotes = []note{
+		{"extends", "`extends` is not followed here; what it names is not read", "give what `docker compose config` prints", Error},
+		{"network_mode", "`network_mode` is not read here: the service counts as on the default network", "use networks", Warning},
+		{"label_file", "`label_file` is not read here", "give what `docker compose config` prints", Error},
+	}
+)

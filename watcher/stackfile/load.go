@@ -27,6 +27,9 @@ type Options struct {
 	// Stack names the stack of every file. Empty: the file's own `name:`, else its
 	// base name without the extension ("stack" for stdin).
 	Stack string
+	// Plain says that the files are Compose projects for a plain Docker: labels of
+	// containers count. Otherwise each file tells: see isPlain.
+	Plain bool
 	// Env gives the variables of ${VAR:-default}. The process's own environment and
 	// .env files are not looked at.
 	Env map[string]string
@@ -112,7 +115,7 @@ func Load(ctx context.Context, o Options) (*watcher.Picture, []Finding, error) {
 
 // load is Load and the further files that were looked at.
 func load(ctx context.Context, o Options) (*watcher.Picture, []Finding, []string, error) {
-	l := newAssembly(o.Stack)
+	l := newAssembly(o.Stack, o.Plain)
 	var errs []error
 	var stdin []byte
 	for i, name := range o.Files {

@@ -129,7 +129,7 @@ func TestLoadReadsAWholeStack(t *testing.T) {
 		},
 		Configs: map[string]*watcher.Config{"shop_site": {ID: "shop_site", Name: "shop_site", Data: []byte("hello"), Labels: map[string]string{"c": "d", watcher.StackLabel: "shop"}}},
 		Secrets: map[string]*watcher.Secret{
-			"shop_key": {ID: "shop_key", Name: "shop_key", Labels: of},
+			"shop_key": {ID: "shop_key", Name: "shop_key", Labels: of, File: filepath.Join(dir, "key.pem")},
 			"shared":   {ID: "shared", Name: "shared", Labels: map[string]string{watcher.StackLabel: "shop"}},
 		},
 	}
@@ -341,7 +341,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte("services: &s {<<: *s}\n"))
 	f.Add([]byte("services: {w: {configs: [c], secrets: [s], networks: {n: {aliases: [a]}}}}\nconfigs: {c: {content: x}}\nsecrets: {s: {environment: E}}\nnetworks: {n: }\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		l := newAssembly("")
+		l := newAssembly("", false)
 		err := l.file(t.Context(), 0, "-", content, map[string]string{"B": "b"})
 		p, findings := l.picture()
 		if err != nil && strings.Contains(err.Error(), "\n") {

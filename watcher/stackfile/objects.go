@@ -71,7 +71,7 @@ func (s *stack) configs() {
 func (s *stack) secrets() {
 	for key, c := range s.project.Secrets {
 		o := types.FileObjectConfig(c)
-		name := s.object(key, o)
+		name, file := s.object(key, o), ""
 		switch {
 		case bool(o.External), o.Driver != "":
 			s.assume("secret", key, name, "secrets")
@@ -84,8 +84,9 @@ func (s *stack) secrets() {
 				continue
 			}
 			s.exists("secret", name)
+			file = o.File
 		}
-		s.p.Secrets[name] = &watcher.Secret{ID: name, Name: name, Labels: s.labels(o.Labels)}
+		s.p.Secrets[name] = &watcher.Secret{ID: name, Name: name, Labels: s.labels(o.Labels), File: file}
 	}
 }
 

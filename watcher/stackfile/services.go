@@ -84,6 +84,9 @@ func (s *stack) service(name string, c types.ServiceConfig) *watcher.Service {
 			s.undeclared(name, "secret", "secrets", r.Source)
 		}
 	}
+	if s.plain {
+		s.onPlainDocker(svc, name, c)
+	}
 	svc.Version = version(svc)
 	return svc
 }
@@ -178,6 +181,6 @@ func (s *stack) expose(name string, c types.ServiceConfig) (ports []uint32) {
 // and whoever caches by (ID, version) must see each change.
 func version(s *watcher.Service) uint64 {
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%q%d%q%q%q%q%d%q%v%v%q", s.Name, s.Order, s.Labels, s.ContainerLabels, s.Constraints, s.Mode, s.Replicas, s.Networks, s.Ports, s.Expose, s.EndpointMode)
+	fmt.Fprintf(h, "%q%d%q%q%q%q%d%q%v%v%q%t", s.Name, s.Order, s.Labels, s.ContainerLabels, s.Constraints, s.Mode, s.Replicas, s.Networks, s.Ports, s.Expose, s.EndpointMode, s.Plain)
 	return h.Sum64()
 }

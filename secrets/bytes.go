@@ -1,0 +1,37 @@
+package secrets
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Redacted is what is shown in place of content.
+const Redacted = "[redacted]"
+
+// Bytes is content that nobody may see: however it is printed, logged or encoded, it
+// shows as Redacted. Only Reveal gives it, to what is sent to proxies.
+type Bytes struct{ b []byte }
+
+// Hide makes Bytes of b, which must not be changed any more.
+func Hide(b []byte) Bytes { return Bytes{b} }
+
+// Reveal gives the content. It is for resources of proxies, and for checks that tell
+// nothing of it; the slice must not be changed.
+func (b Bytes) Reveal() []byte { return b.b }
+
+// Sum tells contents apart.
+func (b Bytes) Sum() [sha256.Size]byte { return sha256.Sum256(b.b) }
+
+// Format shows Redacted for every verb.
+func (Bytes) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Redacted) }
+
+// String shows Redacted.
+func (Bytes) String() string { return Redacted }
+
+// LogValue shows Redacted.
+func (Bytes) LogValue() slog.Value { return slog.StringValue(Redacted) }
+
+// MarshalText shows Redacted, also as JSON and YAML.
+func (Bytes) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
