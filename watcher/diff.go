@@ -184,7 +184,7 @@ func equalServices(a, b *Service) bool {
 		slices.Equal(a.Constraints, b.Constraints) &&
 		a.Mode == b.Mode && a.Replicas == b.Replicas &&
 		slices.Equal(a.Networks, b.Networks) && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Expose, b.Expose) &&
-		slices.Equal(a.VIPs, b.VIPs) && a.EndpointMode == b.EndpointMode
+		slices.Equal(a.VIPs, b.VIPs) && a.EndpointMode == b.EndpointMode && a.Plain == b.Plain
 }
 
 func equalTasks(a, b *Task) bool {

@@ -28,13 +28,16 @@ const (
 
 var hrmKeys = []string{"external_route", "internal_port", "sticky_sessions", "redirect", "include_forwarded_for"}
 
+// isHRM reports whether a label is one of the routing mesh.
+func isHRM(label string) bool { return label == HRMPrefix || strings.HasPrefix(label, HRMPrefix+".") }
+
 // readHRM adds a route to the set for each HRM label. Keys under
 // com.docker.lb.<that route>. join it, which gives HRM routes what HRM had not.
 func readHRM(set *Set, service string, lbls map[string]string) {
 	var found []string
 	bytes := 0
 	for label, text := range lbls {
-		if label == HRMPrefix || strings.HasPrefix(label, HRMPrefix+".") {
+		if isHRM(label) {
 			found = append(found, label)
 			bytes += len(label) + len(text)
 		}

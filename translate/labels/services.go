@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -25,11 +26,20 @@ func ServiceClusters(prefixes []string, services []*watcher.Service) []string {
 
 // Misplaced tells of labels that were written under `labels:` instead of
 // `deploy.labels`: they reach the containers, and a Swarm service without them.
-// A label that the service has as well is where it should be. One warning a
-// service, for all of them; its Collection is empty.
+// A label that the service has as well is where it should be, and on a plain Docker
+// so are all. One warning a service, for all of them; its Collection is empty.
 func Misplaced(prefixes []string, service *watcher.Service) []Problem {
+	if service.Plain {
+		return nil
+	}
 	var labels []string
 	ours := false
+	for _, label := range slices.Sorted(maps.Keys(service.ContainerLabels)) {
+		if _, placed := service.Labels[label]; !placed && isHRM(label) {
+			labels = append(labels, strings.ToValidUTF8(label, "\uFFFD"))
+			ours = true
+		}
+	}
 	for _, w := range takeApart(prefixes, service.ContainerLabels) {
 		if _, placed := service.Labels[w.label]; !placed {
 			labels = append(labels, w.label)

@@ -77,12 +77,12 @@ func TestTheFirstUpdateIsEverything(t *testing.T) {
 					projectLabel: "shop", serviceLabel: "web", numberLabel: "2", oneoffLabel: "False",
 					"com.docker.lb.hosts": "shop.localhost", watcher.StackLabel: "shop",
 				},
-				Mode: watcher.Replicated, Replicas: 2, EndpointMode: "dnsrr", Networks: []string{"net-bridge"},
+				Mode: watcher.Replicated, Replicas: 2, EndpointMode: "dnsrr", Plain: true, Networks: []string{"net-bridge"},
 			},
 			"/alone": {
 				ID: "/alone", Name: "alone", CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 3000, time.UTC),
 				Labels: map[string]string{"lb.hosts": "alone.localhost"},
-				Mode:   watcher.Replicated, Replicas: 1, EndpointMode: "dnsrr", Networks: []string{"net-bridge"},
+				Mode:   watcher.Replicated, Replicas: 1, EndpointMode: "dnsrr", Plain: true, Networks: []string{"net-bridge"},
 			},
 		},
 		Tasks: map[string][]*watcher.Task{

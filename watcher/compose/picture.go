@@ -115,6 +115,7 @@ func service(containers []container.Summary, inv *inventory, a attachments) *wat
 		ID: is.id, Name: is.name, CreatedAt: inv.created(containers[0]),
 		Labels: maps.Clone(newest.Labels),
 		Mode:   watcher.Replicated, EndpointMode: "dnsrr", // there are no virtual addresses
+		Plain:    true,
 		Networks: a.networks(newest),
 	}
 	if s.Labels == nil {
