@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -68,6 +69,22 @@ func (c *Client) Proxies(ctx context.Context) (Proxies, error) {
 // Problems asks for /api/v1/problems.
 func (c *Client) Problems(ctx context.Context) (Problems, error) {
 	return ask[Problems](ctx, c, "problems")
+}
+
+// Resources asks for everything that a collection is served, by kind and name, as
+// plain JSON values with numbers as json.Number.
+func (c *Client) Resources(ctx context.Context, collection string) (map[string]map[string]any, error) {
+	raw, err := ask[json.RawMessage](ctx, c, "collections/"+url.PathEscape(collection)+"/resources")
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var tree map[string]map[string]any
+	if err := d.Decode(&tree); err != nil {
+		return nil, errors.New("what answers there is not the API of a control plane")
+	}
+	return tree, nil
 }
 
 // Explain asks what becomes of a request. An empty collection means the default one.

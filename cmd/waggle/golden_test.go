@@ -36,6 +36,7 @@ func TestGolden(t *testing.T) {
 		"render":  "render -f stack.yml --format json",
 		"explain": "",
 		"convert": "",
+		"diff":    "diff -f old.yml -f new.yml",
 	} {
 		cases, err := os.ReadDir(filepath.Join("testdata", command))
 		require.NoError(t, err)

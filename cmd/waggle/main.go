@@ -78,7 +78,7 @@ Run the control plane:    waggle serve --config waggle.yml`,
 	root.PersistentFlags().String("log-level", "info", "how much is logged to stderr: debug, info, warn or error")
 	root.AddCommand(
 		serveCommand(), statusCommand(), labCommand(),
-		lintCommand(), renderCommand(), explainCommand(), convertCommand(),
+		lintCommand(), renderCommand(), explainCommand(), diffCommand(), convertCommand(),
 		bootstrapCommand(), envoyCommand(), caCommand(), healthcheckCommand(), versionCommand(), echoCommand(),
 	)
 	return root

@@ -135,3 +135,20 @@ func FuzzConvert(f *testing.F) {
 		sameAsWritten(t, file, doc.YAML)
 	})
 }
+
+// TestDocs: docs/migrating-from-interlock.md ends with the table of options.
+func TestDocs(t *testing.T) {
+	const (
+		file = "../../../docs/migrating-from-interlock.md"
+		mark = "<!-- Generated from config/convert/interlock: go test ./config/convert/interlock -update -->\n"
+	)
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	head, tail, found := strings.Cut(string(text), mark)
+	require.True(t, found)
+	if *update {
+		tail = interlock.Reference()
+		require.NoError(t, os.WriteFile(file, []byte(head+mark+tail), 0o644))
+	}
+	require.Equal(t, interlock.Reference(), tail, "-update writes it")
+}

@@ -151,7 +151,7 @@ var extensionOptions = []option{
 	}},
 	{name: "TargetSSLPort", standards: []string{"443"}, to: "https_port", read: func(v value) { v.listen("https_port") }},
 	{name: "Template", without: "a template is text for nginx, which Envoy cannot read: whatever it adds is not served", instead: "find the label that does the same in docs/labels.md", lost: true},
-	{name: "HitlessServiceUpdate", standards: []string{"true", "false"}},
+	{name: "HitlessServiceUpdate", standards: []string{"true", "false"}, without: "a change never restarts a proxy", instead: drop},
 	{name: "ConfigImage", like: interlockImage, without: "configuration reaches proxies without a service for it", instead: drop},
 	{name: "ConfigServiceName", standards: []string{"ucp-interlock-config"}, without: "configuration reaches proxies without a service for it", instead: drop},
 }

@@ -46,7 +46,7 @@ var proxyOptions = []option{
 	{name: "ClientBodyTimeout", standards: []string{"60s", "60"}, without: "a request whose body stops coming ends by idle_timeout", instead: "set `idle_timeout` under the collection's defaults"},
 	{name: "ClientBodyBufferSize", standards: []string{"8k", "16k"}, without: noNginx, instead: drop},
 	{name: "UnderscoresInHeaders", standards: []string{"false"}, without: "headers with underscores are dropped, because other servers take them for hyphens", instead: "send them with hyphens", lost: true},
-	{name: "HideInfoHeaders", standards: []string{"true", "false"}},
+	{name: "HideInfoHeaders", standards: []string{"true", "false"}, without: "addresses of tasks and names of containers are never sent to clients", instead: drop},
 	{name: "ServerNamesHashBucketSize", standards: []string{"128"}, without: noNginx, instead: drop},
 	{name: "UpstreamZoneSize", standards: []string{"64"}, without: noNginx, instead: drop},
 	{name: "GlobalOptions", read: rawLines},

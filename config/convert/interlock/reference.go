@@ -43,8 +43,6 @@ func (o option) becomes() string {
 		return strings.Join(keys, " and ")
 	case o.without != "":
 		return "– " + o.without + "; " + o.instead
-	case o.read != nil:
-		return "– a notice for what it says"
 	}
-	return "– always so"
+	return "– a notice for what it says"
 }
