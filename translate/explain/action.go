@@ -20,6 +20,9 @@ import (
 
 // act says what the route that took the request does with it.
 func (a *Answer) act(res translate.Resources, w *way, q *request, r *routev3.Route) error {
+	if guards := guardsOf(r); len(guards) > 0 {
+		a.because("before that the request must pass " + strings.Join(guards, ", "))
+	}
 	switch action := r.GetAction().(type) {
 	case *routev3.Route_Redirect:
 		a.Action = Redirect
@@ -41,6 +44,11 @@ func (a *Answer) act(res translate.Resources, w *way, q *request, r *routev3.Rou
 		return fmt.Errorf("route %q does something that explain does not read", r.GetName())
 	}
 	return nil
+}
+
+// guardsOf names the guards that a route switches on, in the order of the chain.
+func guardsOf(r *routev3.Route) []string {
+	return slices.DeleteFunc(translate.GuardFilters(), func(name string) bool { return r.GetTypedPerFilterConfig()[name] == nil })
 }
 
 var redirectCodes = map[routev3.RedirectAction_RedirectResponseCode]int{

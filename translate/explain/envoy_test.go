@@ -158,6 +158,9 @@ func (a asker) request() question {
 	if chance(20) {
 		q.host = strings.ToUpper(q.host)
 	}
+	if chance(5) {
+		q.host += "."
+	}
 	if chance(20) {
 		q.host += pick([]string{":80", ":8081", ":443"})
 	}

@@ -93,7 +93,16 @@ func randomTable(t *testing.T, r *rand.Rand) translate.Resources {
 			{"context_root_rewrite", []string{"", "", "true"}},
 			{"weight", []string{"", "", "0", "1", "50"}},
 			{"retries", []string{"", "", "0"}},
-			{"ssl_only", []string{"", "", "", "", "", "ture"}},
+			{"ssl_only", []string{"", "", "", "", "", "ture", "true"}},
+			{"path", []string{"", "", "", "/api/v1", "/app,/a"}},
+			{"path_regex", []string{"", "", "", "/a.*", "/api/v[0-9]"}},
+			{"methods", []string{"", "", "", "GET", "POST,GET", "DELETE"}},
+			{"match_header.X-Beta", []string{"", "", "", "yes", "!yes", "*", "!*", "~y.*", "!~n.*"}},
+			{"match_query.v", []string{"", "", "", "1", "*", "!*", "~2.*"}},
+			{"priority", []string{"", "", "1", "-1"}},
+			{"redirect", []string{"", "", "", "", "https://b.test", "https://b.test:444/x?y=1"}},
+			{"respond", []string{"", "", "", "", "418,tea"}},
+			{"redirects", []string{"", "", "", "", "a.test,https://b.test/base"}},
 			{"connect_timeout", []string{"", "1s"}},
 			{"default_backend", []string{"", "", "", "true"}},
 		} {
@@ -104,4 +113,13 @@ func randomTable(t *testing.T, r *rand.Rand) translate.Resources {
 		s.add(pick("one", "two"), fmt.Sprintf("web%d", i), r.IntN(4), labels)
 	}
 	return s.resources(t)
+}
+
+// Whoever asks where a request goes must be told who stands before it.
+func TestGuardsAreNamed(t *testing.T) {
+	s := newSwarm()
+	s.add("shop", "web", 1, map[string]string{"hosts": "a.example.com", "port": "80", "deny_ips": "10.0.0.0/8", "max_body_size": "1m"})
+	a, err := Explain(s.resources(t), Request{Collection: "default", URL: "http://a.example.com/"}, nil)
+	require.NoError(t, err)
+	require.Contains(t, a.Because, "before that the request must pass addresses, body_size")
 }
