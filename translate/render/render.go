@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"github.com/cncf/xds/go/udpa/annotations"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -140,8 +141,13 @@ func blank(m protoreflect.Message, f protoreflect.FieldDescriptor, v protoreflec
 }
 
 func blankAll(m protoreflect.Message) {
-	if any, ok := m.Interface().(*anypb.Any); ok {
-		any.Reset()
+	switch inner := m.Interface().(type) {
+	case *anypb.Any:
+		inner.Reset()
+		return
+	case *corev3.DataSource: // bytes would show in base64
+		inner.Reset()
+		inner.Specifier = &corev3.DataSource_InlineString{InlineString: Redacted}
 		return
 	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
