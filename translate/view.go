@@ -57,8 +57,10 @@ func (s *service) view() ServiceView {
 	if s.coll != nil {
 		v.Collection = s.coll.name
 	}
-	for _, be := range s.backends {
-		v.Endpoints += len(be.found.list)
+	for _, be := range s.backends { // but of those that a missing guard closed
+		if slices.ContainsFunc(s.routes, func(r *route) bool { return r.backend == be }) {
+			v.Endpoints += len(be.found.list)
+		}
 	}
 	for _, r := range s.routes {
 		rv := RouteView{Name: r.name, Path: cmp.Or(r.claims[0].on.String(), "/"), State: Live}
