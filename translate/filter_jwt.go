@@ -45,6 +45,10 @@ var jwt = &httpFilter{
 		case l.JWTKeys == "":
 			return nil, errorAt("jwt_jwks", "write the URL of the issuer's keys, or the name of a config or secret that holds them", "is missing beside %s", r.key("jwt_issuer"))
 		}
+		if l.BasicAuth != "" {
+			return nil, errorAt("jwt_issuer", "give one of them to a route of its own",
+				"%s is there too, and both look into Authorization: no request could pass", r.key("basic_auth"))
+		}
 		p := &jwtv3.JwtProvider{
 			Issuer: l.JWTIssuer, Audiences: l.JWTAudiences, Forward: true,
 			FromHeaders: []*jwtv3.JwtHeader{{Name: "Authorization", ValuePrefix: "Bearer "}},
@@ -67,7 +71,7 @@ var jwt = &httpFilter{
 				CacheDuration: durationpb.New(jwksLifetime),
 			}}
 		} else {
-			keys, err := r.svc.keySet("jwt_jwks", l.JWTKeys)
+			keys, err := r.keySet("jwt_jwks", l.JWTKeys)
 			if err != nil {
 				return nil, err
 			}
@@ -82,9 +86,4 @@ var jwt = &httpFilter{
 	},
 	// The name of the provider is the route's own.
 	identity: func(r *route) string { return string(mustEncode(r.shares[jwtName])) },
-}
-
-// keySet is the JSON Web Key Set of a secret or config.
-func (s *service) keySet(key, name string) (string, error) {
-	return "", errorAt(key, "write the URL of the keys", "a secret or config cannot be read here yet")
 }

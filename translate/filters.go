@@ -46,6 +46,8 @@ var httpFilters = []*httpFilter{
 	cors,      // preflight requests carry no credentials, and refusals below must be readable by scripts
 	rateLimit, // whoever guesses passwords is counted
 	bodySize,
+	basicAuth,
+	apiKeys,
 	jwt,
 	extAuth, // the dearest: another service is asked
 	sticky,  // who answers is known only when nobody refuses any more
@@ -54,6 +56,9 @@ var httpFilters = []*httpFilter{
 // labelError is an error of one key of a route.
 type labelError struct {
 	key, reason, hint string
+	// assumed is set where nothing is wrong, and what is needed is elsewhere: there
+	// is no Swarm here to ask.
+	assumed bool
 }
 
 func (e *labelError) Error() string { return e.key + ": " + e.reason }
@@ -106,14 +111,17 @@ func (r *route) switchOn() {
 
 // lacks notes that something a label asks for cannot be built.
 func (r *route) lacks(err error, guard bool) {
-	key, hint, reason := "hosts", "", err.Error()
+	key, hint, reason, assumed := "hosts", "", err.Error(), false
 	if e, ok := err.(*labelError); ok {
-		key, hint, reason = e.key, e.hint, e.reason
+		key, hint, reason, assumed = e.key, e.hint, e.reason, e.assumed
 	}
 	severity := labels.Warning
 	if guard {
 		severity, r.closed = labels.Error, true
 		reason += ": the route answers 503, because a guard never opens"
+	}
+	if assumed {
+		severity = labels.Info
 	}
 	p := r.problem(severity, key, reason)
 	p.Hint = hint

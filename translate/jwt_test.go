@@ -2,6 +2,9 @@ package translate
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -19,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waggle-lb/waggle/translate/labels"
+	"github.com/waggle-lb/waggle/watcher"
 )
 
 // provider is a fake identity provider: it has a key, and signs what it is asked to.
@@ -51,6 +55,24 @@ func (p provider) sign(t *testing.T, claims map[string]any) http.Header {
 	return http.Header{"Authorization": {"Bearer " + signed + "." + b64(sig)}}
 }
 
+// everyKind is a set of keys with one of each kind that is taken, and one that is not.
+func everyKind(t *testing.T, p provider) string {
+	t.Helper()
+	keys := []string{`{"kty":"RSA","alg":"RSA-OAEP","n":"AQAB","e":"AQAB"}`}
+	for crv, curve := range map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()} {
+		k, err := ecdsa.GenerateKey(curve, rand.Reader)
+		require.NoError(t, err)
+		point, err := k.PublicKey.Bytes()
+		require.NoError(t, err)
+		half := len(point) / 2
+		keys = append(keys, `{"kty":"EC","kid":"`+crv+`","crv":"`+crv+`","x":"`+b64(point[1:1+half])+`","y":"`+b64(point[1+half:])+`"}`)
+	}
+	ed, _, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	keys = append(keys, `{"kty":"OKP","alg":"EdDSA","crv":"Ed25519","x":"`+b64(ed)+`"}`)
+	return strings.Replace(p.keys(), `{"keys":[`, `{"keys":[`+strings.Join(keys, ",")+",", 1)
+}
+
 func TestJSONWebTokens(t *testing.T) {
 	idp, stranger := newProvider(t), newProvider(t)
 	var fetched atomic.Int32
@@ -75,6 +97,8 @@ func TestJSONWebTokens(t *testing.T) {
 	add("app", map[string]string{"jwt_issuer": issuer, "jwt_jwks": plain.URL + "/keys", "jwt_audiences": "app, other"})
 	add("any", map[string]string{"jwt_issuer": issuer, "jwt_jwks": plain.URL + "/keys"})
 	add("tls", map[string]string{"jwt_issuer": issuer, "jwt_jwks": unknown.URL + "/keys"})
+	w.Configs = map[string]*watcher.Config{"keys": {ID: "keys", Name: "keys", Data: []byte(everyKind(t, idp))}}
+	add("local", map[string]string{"jwt_issuer": issuer, "jwt_jwks": "keys"})
 	add("neighbour", map[string]string{})
 	b := w.build(t, testConfig())
 	require.Empty(t, b.Problems())
@@ -105,6 +129,8 @@ func TestJSONWebTokens(t *testing.T) {
 	passes("app.test", idp.sign(t, good))
 	passes("app.test", idp.sign(t, with("aud", []string{"x", "other"})))
 	passes("any.test", idp.sign(t, with("aud", "whatever")))
+	passes("local.test", idp.sign(t, good))
+	fails(401, "local.test", stranger.sign(t, good))
 	fails(401, "app.test", nil)
 	fails(401, "app.test", http.Header{"Authorization": {"Bearer nonsense"}})
 	fails(401, "app.test", stranger.sign(t, good))

@@ -18,6 +18,8 @@ type Guards struct {
 	ExtAuth        AuthService // Service "": not said
 	ExtAuthHeaders []string
 
+	BasicAuth, APIKeys string // names of material
+
 	JWTIssuer    string
 	JWTKeys      string // a URL, or the name of a secret or config
 	JWTAudiences []string
@@ -39,8 +41,9 @@ var guardsKeys = section{title: "Guards", intro: "They stand in this order befor
 	{name: "deny_ips", class: Guard,
 		value:   use(list("list of CIDRs", addressRange), func(t *target, v []netip.Prefix) { t.route.DenyIPs = v }),
 		meaning: "These client addresses do not pass."},
-	{name: "basic_auth", class: Guard, value: later(called("secret or config in htpasswd form", object)),
-		meaning: "Asks for a user and password."},
+	{name: "basic_auth", class: Guard,
+		value:   use(called("secret or config in htpasswd form", object), func(t *target, v string) { t.route.BasicAuth = v }),
+		meaning: "Asks for a user and password. Passwords are `{SHA}` (`htpasswd -s`): Envoy can check no other form."},
 	{name: "jwt_issuer", class: Guard,
 		value:   use(text, func(t *target, v string) { t.route.JWTIssuer = v }),
 		meaning: "The issuer (`iss`) whose tokens pass. A token stands in `Authorization: Bearer` and reaches the task too."},
@@ -65,8 +68,9 @@ var guardsKeys = section{title: "Guards", intro: "They stand in this order befor
 		meaning: "The client's secret at the provider."},
 	{name: "oidc_scopes", class: Guard, value: later(list("list", text)),
 		meaning: "The scopes that are asked for."},
-	{name: "api_keys", class: Guard, value: later(called("secret or config", object)),
-		meaning: "Asks for one of these keys."},
+	{name: "api_keys", class: Guard,
+		value:   use(called("secret or config", object), func(t *target, v string) { t.route.APIKeys = v }),
+		meaning: "Asks for one of these keys, one a line (`key` or `client:key`), in `X-Api-Key` or as `Authorization: Bearer`."},
 	{name: "rate_limit", class: Guard,
 		value:   use(rate, func(t *target, v Rate) { t.route.RateLimit = &v }),
 		meaning: "Requests per second or minute, per proxy; `burst` is how many may come at once (default: all of one second or minute)."},

@@ -50,8 +50,7 @@ const (
 	// unbuiltKeys are known and checked; what they ask for is not served.
 	unbuiltKeys = "ssl_backend ssl_backend_tls_verify ssl_backend_sni " +
 		"ssl_cert ssl_key ssl_passthrough tls tls_min_version client_ca hsts " +
-		"basic_auth " +
-		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes api_keys " +
+		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes " +
 		"compression websocket access_log trace_sampling fault_delay fault_abort " +
 		"tcp_port tcp_hosts udp_port"
 )

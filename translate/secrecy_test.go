@@ -1,0 +1,53 @@
+package translate_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/translate/render"
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// What guards put into resources reaches proxies, and nobody who looks.
+func TestWhatGuardsKnowIsNotShown(t *testing.T) {
+	labels := func(l map[string]string) map[string]string {
+		out := map[string]string{"lb.port": "80"}
+		for k, v := range l {
+			out["lb."+k] = v
+		}
+		return out
+	}
+	const hash, key, bad = "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", "7d1b36f0c2", "$2y$05$hiddenhiddenhidden"
+	p := &watcher.Picture{
+		Static: true,
+		Services: map[string]*watcher.Service{
+			"1": {ID: "1", Name: "a", Replicas: 1, Mode: watcher.Replicated, Labels: labels(map[string]string{"hosts": "a.test", "basic_auth": "users", "api_keys": "keys"})},
+			"2": {ID: "2", Name: "b", Replicas: 1, Mode: watcher.Replicated, Labels: labels(map[string]string{"hosts": "b.test", "basic_auth": "bad"})},
+			"3": {ID: "3", Name: "c", Replicas: 1, Mode: watcher.Replicated, Labels: labels(map[string]string{"hosts": "c.test", "api_keys": "pasted " + key})},
+		},
+		Configs: map[string]*watcher.Config{
+			"users": {ID: "users", Name: "users", Data: []byte("alice:" + hash + "\n")},
+			"keys":  {ID: "keys", Name: "keys", Data: []byte("partner:" + key + "\n")},
+			"bad":   {ID: "bad", Name: "bad", Data: []byte("alice:" + bad + "\n")},
+		},
+	}
+	b := translate.Build(translate.Input{Picture: p, Config: config.ForCollections(nil)})
+	res := b.Resources("default")
+	body := string(res[translate.Routes]["http"].Body)
+	require.Contains(t, body, hash, "proxies know")
+	require.Contains(t, body, key)
+	require.NotContains(t, body, bad)
+
+	tree, err := render.Tree(res, render.Shown...)
+	require.NoError(t, err)
+	shown, err := json.Marshal(map[string]any{"tree": tree, "problems": b.Problems(), "services": b.Services()})
+	require.NoError(t, err)
+	for _, secret := range []string{hash, key, bad} {
+		require.NotContains(t, string(shown), secret)
+	}
+	require.Contains(t, string(shown), "is in bcrypt")
+}
