@@ -107,7 +107,30 @@ func (s *swarm) route(prefix string, into map[string]string) {
 	into[prefix+"health_interval"] = pick(r, "", "", "", "1s", "0")
 	into[prefix+"max_requests"] = pick(r, "", "", "", "7", "0")
 	into[prefix+"slow_start"] = pick(r, "", "", "", "30s", "x")
-	into[prefix+"path"] = pick(r, "", "", "", "", "", "/exact")
+	s.traffic(prefix, into)
+}
+
+// traffic of a route and what it answers by itself, good and bad.
+func (s *swarm) traffic(prefix string, into map[string]string) {
+	r := s.rnd
+	seldom := func(from ...string) string {
+		if r.IntN(5) > 0 {
+			return ""
+		}
+		return pick(r, from...)
+	}
+	into[prefix+"path"] = seldom("/exact", "/exact,/b", "/x?y", "/%2f")
+	into[prefix+"path_regex"] = seldom("/v[0-9]+/.*", "/app", `/\pL+`, "(", "/(a|b)*c", `/\x{10FFFF}`, "(?i)/b")
+	into[prefix+"methods"] = seldom("GET", "POST,GET", "PURGE", "A|B", "get", "GET,HEAD,OPTIONS")
+	into[prefix+"match_header.X-A"] = seldom("1", "!1", "*", "!*", "~[0-9]+", "!~x", "~(", "ü")
+	into[prefix+"match_header.:path"] = seldom("1")
+	into[prefix+"match_query.q"] = seldom("1", "*", "!*", "~a+", "!1", "!")
+	into[prefix+"priority"] = seldom("1", "-1", "2147483647", "high")
+	into[prefix+"redirects"] = seldom("a.test,https://b.test", "*.x.test,http://b.test:81/base/;b.test,https://ü.test", "a.test,b", "a.test,https://b.test?x")
+	into[prefix+"redirect"] = seldom("https://b.test", "https://b.test/x%20y?z=%25", "https://[::1]:81/", "b.test")
+	into[prefix+"redirect_code"] = seldom("301", "308", "404")
+	into[prefix+"ssl_only"] = seldom("true", "false", "yep")
+	into[prefix+"respond"] = seldom("204", "503,100 % \"closed\"", "99", "200,{}")
 }
 
 // guards of a route, good and bad.
