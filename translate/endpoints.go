@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -121,11 +122,14 @@ func (a *addresser) noCommonNetwork() Problem {
 	r := a.svc.reach
 	switch {
 	case r.mode == labels.HostMode:
-		return a.problem(labels.Error, "port", fmt.Sprint(a.port), fmt.Sprintf("no task has port %d published on a node whose address is known", a.port), "publish it with mode: host")
+		return a.problem(labels.Error, "port", fmt.Sprint(a.port), fmt.Sprintf("no task has port %d published on a node whose address is known", a.port), a.svc.toPublish(a.port))
 	case r.any:
-		return a.problem(labels.Error, "network", "", "no task has an address on a network (ingress does not count)", "attach the service to a network of the proxies, or publish the port with mode: host")
+		return a.problem(labels.Error, "network", "", "no task has an address on a network (ingress does not count)", a.svc.toJoin()+"; or publish the port: "+a.svc.toPublish(a.port))
+	case len(r.networks) == 0:
+		return a.problem(labels.Error, "network", "", "no task has an address on a network of the proxies: there is none called "+strings.Join(a.networks.missing(a.svc.coll.cfg), ", "),
+			"create it, or correct `networks` of the collection")
 	default:
-		return a.problem(labels.Error, "network", "", "no task has an address on a network of the proxies: "+orNone(a.networks.names(r.networks)), "attach the service to one of them, or publish the port with mode: host")
+		return a.problem(labels.Error, "network", "", "no task has an address on a network of the proxies: "+a.networks.names(r.networks), a.svc.toJoin(a.networks.name(r.networks[0]))+"; or publish the port: "+a.svc.toPublish(a.port))
 	}
 }
 

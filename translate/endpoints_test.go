@@ -98,6 +98,7 @@ func TestWhichAddress(t *testing.T) {
 	hostPort := func(s *watcher.Service) {
 		s.Ports = append(s.Ports, watcher.Port{Protocol: "tcp", Target: 80, HostMode: true})
 	}
+	plainDocker := func(s *watcher.Service) { s.Plain = true }
 	published := func(t *watcher.Task) {
 		t.Ports = []watcher.HostPort{{Protocol: "udp", Target: 80, Published: 1}, {Protocol: "tcp", Target: 80, Published: 32768}}
 	}
@@ -111,10 +112,13 @@ func TestWhichAddress(t *testing.T) {
 		want     []string // nil: the route is not built
 		severity labels.Severity
 		reason   string
+		hint     string
 	}{
 		"the collection's network":              {networks: []string{"dev-edge"}, on: []string{"other", "dev-edge"}, want: []string{"10.1.1.1:80"}},
 		"in its order":                          {networks: []string{"gone", "other", "dev-edge"}, on: []string{"dev-edge", "other"}, want: []string{"10.1.1.1:80"}},
-		"none in common":                        {networks: []string{"dev-edge"}, on: []string{"other"}, want: []string{}, severity: bad, reason: "no task has an address on a network of the proxies: dev-edge"},
+		"none in common":                        {networks: []string{"dev-edge"}, on: []string{"other"}, want: []string{}, severity: bad, reason: "no task has an address on a network of the proxies: dev-edge", hint: "docker service update --network-add dev-edge web; or publish the port: ports: [{target: 80, mode: host}]"},
+		"none in common on a plain Docker":      {networks: []string{"dev-edge"}, on: []string{"other"}, options: []serviceOption{plainDocker}, want: []string{}, severity: bad, reason: "no task has an address on a network of the proxies: dev-edge", hint: "add dev-edge under `networks:` of the service; or publish the port: ports: [\"80\"]"},
+		"vip on a plain Docker":                 {labels: map[string]string{"backend_mode": "vip"}, on: []string{"other"}, options: []serviceOption{plainDocker}, severity: bad, reason: "a plain Docker has no virtual addresses", hint: "write `task`"},
 		"none in common, but a host port":       {networks: []string{"dev-edge"}, on: []string{"other"}, task: published, want: []string{"192.168.0.2:32768"}},
 		"a common network before the host port": {networks: []string{"dev-edge"}, on: []string{"dev-edge"}, task: published, want: []string{"10.0.1.1:80"}},
 		"nothing says which":                    {on: []string{"zeta", "other"}, want: []string{"10.1.1.1:80"}, severity: info, reason: "network other is taken"},
@@ -135,7 +139,8 @@ func TestWhichAddress(t *testing.T) {
 		"label network":               {labels: map[string]string{"network": "zeta"}, on: []string{"other", "zeta"}, want: []string{"10.1.1.1:80"}},
 		"of its own stack first":      {labels: map[string]string{"network": "other"}, options: []serviceOption{stack("x")}, on: []string{"other", "x_other"}, want: []string{"10.1.1.1:80"}},
 		"that does not exist":         {labels: map[string]string{"network": "nowhere"}, on: []string{"other"}, severity: bad, reason: "no such network"},
-		"that it is not on":           {labels: map[string]string{"network": "zeta"}, on: []string{"other"}, severity: bad, reason: "not on this network"},
+		"that is called otherwise":    {labels: map[string]string{"network": "dev-egde"}, on: []string{"dev-edge"}, severity: bad, reason: "no such network", hint: "did you mean `dev-edge`?"},
+		"that it is not on":           {labels: map[string]string{"network": "zeta"}, on: []string{"other"}, severity: bad, reason: "not on this network", hint: "docker service update --network-add zeta web"},
 		"that is ingress":             {labels: map[string]string{"network": "ingress"}, on: []string{"other"}, severity: bad, reason: "no such network"},
 		"that the proxies are not on": {labels: map[string]string{"network": "other"}, networks: []string{"dev-edge"}, on: []string{"other"}, severity: bad, reason: "proxies of collection dev are not on"},
 		"that the fleet is not on": {labels: map[string]string{"network": "other"}, on: []string{"other"}, want: []string{"10.0.1.1:80"}, severity: warning, reason: "no proxy of collection dev", world: func(w *world) {
@@ -198,7 +203,7 @@ func TestWhichAddress(t *testing.T) {
 			if c.reason == "" {
 				require.Empty(t, b.Problems())
 			} else {
-				requireProblem(t, b, "web", c.severity, c.reason)
+				require.Contains(t, requireProblem(t, b, "web", c.severity, c.reason).Hint, c.hint)
 			}
 		})
 	}

@@ -119,23 +119,23 @@ func reachOf(p *watcher.Picture, n networkNames, c *config.Collection, fleet []s
 		}
 		if len(ids) == 0 {
 			r.broken = true
-			return r, []Problem{problem(labels.Error, "network", l.Network, "there is no such network", "the name of a network that the service is on: "+orNone(n.names(n.sorted(s.Networks))))}
+			return r, []Problem{problem(labels.Error, "network", l.Network, "there is no such network", n.nearest(l.Network, s.Networks))}
 		}
 		if len(c.Networks) > 0 {
 			allowed := collectionNetworks(n, c)
 			if ids = slices.DeleteFunc(ids, func(id string) bool { return !slices.Contains(allowed, id) }); len(ids) == 0 {
 				r.broken = true
-				return r, []Problem{problem(labels.Error, "network", l.Network, fmt.Sprintf("the proxies of collection %s are not on this network", svc.coll.name), "one of "+strings.Join(c.Networks, ", "))}
+				return r, []Problem{problem(labels.Error, "network", l.Network, fmt.Sprintf("the proxies of collection %s are not on this network", svc.coll.name), "write one of theirs: "+strings.Join(c.Networks, ", ")+"; "+svc.toJoin(c.Networks...))}
 			}
 		}
 		r.networks = ids
 		if r.mode != labels.HostMode && len(s.Networks) > 0 && !intersects(ids, s.Networks) {
 			r.broken = true
-			return r, []Problem{problem(labels.Error, "network", l.Network, "the service is not on this network", "one of its own: "+orNone(n.names(n.sorted(s.Networks))))}
+			return r, []Problem{problem(labels.Error, "network", l.Network, "the service is not on this network", svc.toJoin(l.Network)+"; its own are "+orNone(n.names(n.sorted(s.Networks))))}
 		}
 		var ps []Problem
 		if len(c.Networks) == 0 && len(fleet) > 0 && !intersects(ids, fleet) {
-			ps = append(ps, problem(labels.Warning, "network", l.Network, fmt.Sprintf("no proxy of collection %s is on this network", svc.coll.name), "one of "+n.names(fleet)))
+			ps = append(ps, problem(labels.Warning, "network", l.Network, fmt.Sprintf("no proxy of collection %s is on this network", svc.coll.name), "write one of theirs: "+n.names(fleet)+"; "+svc.toJoin(n.name(fleet[0]))))
 		}
 		return r, ps
 

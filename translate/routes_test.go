@@ -149,7 +149,9 @@ func TestPort(t *testing.T) {
 		want   string
 		reason string
 	}{
-		"said":                  {port: "8080", ports: tcp(80), want: "/* -> web:8080"},
+		"said":                  {port: "8080", ports: tcp(80, 8080), want: "/* -> web:8080"},
+		"said, and exposed":     {port: "8080", ports: tcp(80), expose: []uint32{8080}, want: "/* -> web:8080"},
+		"said, and not shown":   {port: "8080", ports: tcp(80), want: "/* -> web:8080", reason: "has 80 under ports, and not this one"},
 		"the only published":    {ports: tcp(80), want: "/* -> web:80"},
 		"the only distinct one": {ports: tcp(80, 80), expose: []uint32{81}, want: "/* -> web:80"},
 		"udp does not count":    {ports: append(tcp(80), watcher.Port{Protocol: "udp", Target: 53}), want: "/* -> web:80"},

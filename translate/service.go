@@ -172,7 +172,7 @@ func (s *service) portOf(r *route, n networkNames) (uint32, bool) {
 		switch len(found) {
 		case 1:
 			port = found[0]
-			if where == "expose" && s.coll != nil {
+			if where == "expose" && s.coll != nil && !s.spec.Plain {
 				s.problems = append(s.problems, s.problem(labels.Warning, r.key("port"), "",
 					fmt.Sprintf("port %d is only under expose, which a Swarm does not carry", port), fmt.Sprintf("%s: %d", r.key("port"), port)))
 			}
@@ -194,7 +194,11 @@ func (s *service) portOf(r *route, n networkNames) (uint32, bool) {
 		s.problems = append(s.problems, p)
 		return 0, false
 	}
-	return port, s.reachesPort(r, port, n)
+	if !s.reachesPort(r, port, n) {
+		return 0, false
+	}
+	s.showsPort(r)
+	return port, true
 }
 
 // shownPorts gives the distinct TCP ports that a service shows, and under which
@@ -228,10 +232,15 @@ func (s *service) reachesPort(r *route, port uint32, n networkNames) bool {
 		}
 		s.problems = append(s.problems, s.problem(labels.Error, labelOf(s.parsed, key), value,
 			fmt.Sprintf("the service does not publish port %d with mode: host", port),
-			fmt.Sprintf("ports: [{target: %d, mode: host}]", port)))
+			s.toPublish(port)))
 		return false
 	case labels.VIPMode:
-		if s.spec.EndpointMode == "dnsrr" {
+		switch {
+		case s.spec.Plain:
+			s.problems = append(s.problems, s.problem(labels.Error, labelOf(s.parsed, "backend_mode"), "vip",
+				"a plain Docker has no virtual addresses", "write `task`"))
+			return false
+		case s.spec.EndpointMode == "dnsrr":
 			s.problems = append(s.problems, s.problem(labels.Error, labelOf(s.parsed, "backend_mode"), "vip",
 				"the service has no virtual address under endpoint_mode dnsrr", "endpoint_mode: vip, or backend_mode task"))
 			return false
