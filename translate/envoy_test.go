@@ -458,32 +458,3 @@ func TestEnvoyAnswers(t *testing.T) {
 		require.Equal(t, "hello", r.body)
 	})
 }
-
-// Whatever five hundred services say, good and bad, the real Envoy takes what comes
-// of it: with one refused resource it would take nothing at all here.
-func TestEnvoyAcceptsRandomLabels(t *testing.T) {
-	bin := envoyBinary(t)
-	sets, forwarding := 0, 0
-	for seed := uint64(1000); sets < 500; seed++ {
-		s := newSwarm(seed)
-		for len(s.picture.Services) < 25 {
-			s.addService()
-		}
-		sets += len(s.picture.Services)
-		b := Build(Input{Picture: s.picture, Config: s.cfg})
-		for name := range s.cfg.Collections {
-			for _, vh := range b.Resources(name)[Routes][httpTable].Message.(*routev3.RouteConfiguration).VirtualHosts {
-				for _, r := range vh.Routes {
-					if r.GetRoute() != nil {
-						forwarding++
-					}
-				}
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			out, err := exec.CommandContext(ctx, bin, "--mode", "validate", "-c", staticBootstrap(t, b, name), "-l", "error").CombinedOutput()
-			cancel()
-			require.NoError(t, err, "seed %d, collection %s: %s", seed, name, out)
-		}
-	}
-	require.Greater(t, forwarding, 100, "routes that lead somewhere")
-}
