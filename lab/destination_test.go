@@ -30,7 +30,7 @@ import (
 func TestDestination(t *testing.T) {
 	d := &destination{bench: benchFor(t, config.ForCollections(nil))}
 	d.deploy(t, map[string]map[string]string{
-		"plain": {}, "two": {"protocol": "h2c"}, "calls": {"protocol": "grpc"}, "same": {"protocol": "auto"},
+		"plain": {}, "two:2": {"protocol": "h2c"}, "calls": {"protocol": "grpc"}, "same": {"protocol": "auto"},
 		"v1": {"send_proxy_protocol": "v1"}, "v2": {"send_proxy_protocol": "v2", "protocol": "h2c"},
 		"pinned:3": {"sticky_sessions": "pin,1h"},
 		"half-a:2": {"hosts": "half.test", "sticky_sessions": "pin", "hash_on": "header:X-User"}, "half-b:2": {"hosts": "half.test", "sticky_sessions": "pin", "hash_on": "header:X-User"},
@@ -41,6 +41,7 @@ func TestDestination(t *testing.T) {
 		"errors": {"retry_on": "connect-failure,gateway-error", "retry_methods": "GET,PUT"}, "slow": {"per_try_timeout": "200ms"},
 		"checked:3": {"health_path": "/up", "health_interval": "50ms", "health_timeout": "1s", "health_fall": "2"},
 		"near:3":    {"prefer_local": "true"}, "far:3": {}, "many:9": {},
+		"updated:2": {"health_path": "/up", "health_interval": "1s"}, "moved:2": {"prefer_local": "true", "sticky_sessions": "pin"},
 		"narrow": {"max_requests": "1"},
 	})
 	t.Run("protocols", d.protocols)
@@ -53,6 +54,9 @@ func TestDestination(t *testing.T) {
 	t.Run("retries", d.retries)
 	t.Run("checks", d.checks)
 	t.Run("limits", d.limits)
+	for _, host := range []string{"updated", "moved", "hashed", "two"} {
+		t.Run("an update loses no request: "+host, func(t *testing.T) { d.updates(t, host) })
+	}
 }
 
 type destination struct {
@@ -311,18 +315,7 @@ func (d *destination) mirrors(t *testing.T) {
 func (d *destination) failover(t *testing.T) {
 	require.Equal(t, "main", d.works(t, "GET", "main", "/", nil).Service)
 	// Requests go on while the service goes and comes back: none fails.
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var load sync.WaitGroup
-	var failed []string
-	load.Go(func() {
-		for ctx.Err() == nil {
-			got, err := ask(ctx, d.proxy("default"), "main.test", "/")
-			if ctx.Err() == nil && (err != nil || got.status != 200) {
-				failed = append(failed, fmt.Sprint(got, err))
-			}
-		}
-	})
+	failed := d.load(t, "main")
 	require.NoError(t, d.src.Scale(t.Context(), "main", 0))
 	_, err := until(t.Context(), d.proxy("default"), "main.test", "/", from("spare"))
 	require.NoError(t, err)
@@ -332,9 +325,7 @@ func (d *destination) failover(t *testing.T) {
 	for range 20 {
 		require.Equal(t, "main", d.works(t, "POST", "main", "/", nil).Service, "back")
 	}
-	cancel()
-	load.Wait()
-	require.Empty(t, failed)
+	require.Empty(t, failed())
 
 	// Tasks that are gone without a word: who is asked is asked elsewhere.
 	for _, s := range d.running(t, "dead") {
@@ -343,6 +334,36 @@ func (d *destination) failover(t *testing.T) {
 	for range 20 {
 		require.Equal(t, "spare", d.works(t, "GET", "dead", "/", nil).Service)
 	}
+}
+
+// load asks again and again, until the returned function is called: it gives what failed.
+func (d *destination) load(t *testing.T, host string) (failed func() []string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	var asking sync.WaitGroup
+	var wrong []string
+	asking.Go(func() {
+		for ctx.Err() == nil {
+			got, err := ask(ctx, d.proxy("default"), host+".test", "/")
+			if ctx.Err() == nil && (err != nil || got.status != 200) {
+				wrong = append(wrong, fmt.Sprint(got, err))
+			}
+		}
+	})
+	return func() []string {
+		cancel()
+		asking.Wait()
+		return wrong
+	}
+}
+
+func (d *destination) updates(t *testing.T, host string) {
+	failed := d.load(t, host)
+	for _, r := range []Rollout{{StartFirst: true}, {Parallelism: 1}, {StartFirst: true, Parallelism: 1}} {
+		require.NoError(t, d.src.Update(t.Context(), host, r))
+	}
+	require.Empty(t, failed())
 }
 
 func (d *destination) retries(t *testing.T) {
