@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
+
+	"github.com/waggle-lb/waggle/translate/cases"
 )
 
 const preface = "# Labels\n\n" +
@@ -35,10 +37,13 @@ const preface = "# Labels\n\n" +
 	"| C | the key's default holds |\n" +
 	"| – | the key's own effect is lost |\n\n" +
 	"**I**: a key of Docker Enterprise's Interlock 2. **S**: service-wide, an error in a named route. " +
-	"*Not built yet*: known and checked; a value other than the default costs what F says.\n"
+	"*Not built yet*: known and checked; a value other than the default costs what F says.\n\n" +
+	"Below each table are examples: the labels of a service, and what requests then come to. They are files of the test suite, " +
+	"each of them a stack that `waggle lab -f` runs; what is shown is what a real Envoy answers. Services in them answer with their name.\n"
 
-// Reference is docs/labels.md: every key, from the same table that reads them.
-func Reference() string {
+// Reference is docs/labels.md: every key, from the same table that reads them, with
+// the examples that explain it.
+func Reference(examples []cases.Case) string {
 	var b strings.Builder
 	b.WriteString(preface)
 	for _, s := range sections {
@@ -76,7 +81,10 @@ func Reference() string {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, class,
 				cell(k.value.doc), cell(standard), cell(meaning))
 		}
+		s.examples(&b, examples)
 	}
+	b.WriteString("\n## Together\n\nWhat keys come to beside each other, and services beside others.\n")
+	rules(&b, examples)
 	return b.String()
 }
 
