@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -12,17 +13,32 @@ const Redacted = "[redacted]"
 
 // Bytes is content that nobody may see: however it is printed, logged or encoded, it
 // shows as Redacted. Only Reveal gives it, to what is sent to proxies.
-type Bytes struct{ b []byte }
+type Bytes struct {
+	// A pointer, because fmt looks through fields that are not exported without
+	// asking Format: there it prints an address, and so do panics.
+	p *[]byte
+}
 
 // Hide makes Bytes of b, which must not be changed any more.
-func Hide(b []byte) Bytes { return Bytes{b} }
+func Hide(b []byte) Bytes { return Bytes{&b} }
 
 // Reveal gives the content. It is for resources of proxies, and for checks that tell
 // nothing of it; the slice must not be changed.
-func (b Bytes) Reveal() []byte { return b.b }
+func (b Bytes) Reveal() []byte {
+	if b.p == nil {
+		return nil
+	}
+	return *b.p
+}
+
+// Equal reports whether two contents are the same; it is quick where they are one.
+func (b Bytes) Equal(o Bytes) bool {
+	x, y := b.Reveal(), o.Reveal()
+	return len(x) == len(y) && (len(x) == 0 || &x[0] == &y[0] || bytes.Equal(x, y))
+}
 
 // Sum tells contents apart.
-func (b Bytes) Sum() [sha256.Size]byte { return sha256.Sum256(b.b) }
+func (b Bytes) Sum() [sha256.Size]byte { return sha256.Sum256(b.Reveal()) }
 
 // Format shows Redacted for every verb.
 func (Bytes) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Redacted) }

@@ -5,12 +5,7 @@
 // What is in it never shows: see Bytes.
 package secrets
 
-import (
-	"fmt"
-	"strings"
-
-	"github.com/waggle-lb/waggle/watcher"
-)
+import "maps"
 
 // Kind says what an Item is.
 type Kind string
@@ -27,9 +22,17 @@ type Item struct {
 	Kind Kind
 	Name string // its own, with the stack's prefix where it has one
 	Data Bytes
+	// Kept says why Data is what was read before and not what is there now, which
+	// cannot be read; "" where it is what is there.
+	Kept string
 	// Assumed is set where a stack file says that the object exists elsewhere: its
 	// content is not known, and nothing can be said against it.
 	Assumed bool
+}
+
+// Equal reports whether two items are the same in everything.
+func (i Item) Equal(o Item) bool {
+	return i.Kind == o.Kind && i.Name == o.Name && i.Kept == o.Kept && i.Assumed == o.Assumed && i.Data.Equal(o.Data)
 }
 
 // Material is the content that is on disk, by collection. It is immutable; nil has
@@ -45,73 +48,8 @@ type Material struct {
 type shelf struct {
 	secrets map[string]Item // Docker secrets, by name
 	files   map[string]Item
-}
-
-// NotFound says that there is nothing behind a name.
-type NotFound struct {
-	Name string
-	// Kept is the Docker secret that is meant and whose content the control plane was
-	// not given; "" where there is none.
-	Kept string
-}
-
-// Error is what is missing.
-func (e *NotFound) Error() string {
-	if e.Kept != "" {
-		return fmt.Sprintf("the secret %s exists, and its content was not given to the control plane", e.Kept)
-	}
-	return fmt.Sprintf("there is no secret, config or file called %s", e.Name)
-}
-
-// Hint is the way out: for a secret, the two lines that grant it.
-func (e *NotFound) Hint(collection string) string {
-	if e.Kept == "" {
-		return "create it with `docker secret create` or `docker config create`, or put the file into a directory of collections." + collection + ".certificates.directories"
-	}
-	return fmt.Sprintf("run `docker service update --secret-add %s <the control plane's service>`, and add it to collections.%s.certificates.secrets", e.Kept, collection)
-}
-
-// Find gives what a service of a stack means by a name: the object of its own stack
-// first, then that of the name as written, then a file of the collection. Names
-// that lead somewhere else (with / or ..) are never found.
-func Find(p *watcher.Picture, m *Material, collection, stack, name string) (Item, error) {
-	missing := &NotFound{Name: name}
-	if name == "" || strings.ContainsAny(name, "/\\\x00") || name == "." || name == ".." {
-		return Item{}, missing
-	}
-	names := []string{name}
-	if stack != "" {
-		names = []string{stack + "_" + name, name}
-	}
-	var own shelf
-	var declared map[string]Item
-	if m != nil {
-		own, declared = m.shelves[collection], m.declared
-	}
-	for _, n := range names {
-		if i, ok := own.secrets[n]; ok {
-			return i, nil
-		}
-		if i, ok := declared[n]; ok {
-			return i, nil
-		}
-		if s := p.Secrets[n]; s != nil {
-			if p.Static || p.Loopback {
-				return Item{Kind: Secret, Name: n, Assumed: true}, nil
-			}
-			if missing.Kept == "" {
-				missing.Kept = n
-			}
-			continue // a config or file of that name may be meant
-		}
-		if c := p.Configs[n]; c != nil {
-			return Item{Kind: Config, Name: n, Data: Hide(c.Data), Assumed: (p.Static || p.Loopback) && c.Data == nil}, nil
-		}
-	}
-	if i, ok := own.files[name]; ok {
-		return i, nil
-	}
-	return Item{}, missing
+	// refused says why what is there under a name is not used.
+	refused map[string]string
 }
 
 // Equal reports whether two materials hold the same.
@@ -119,25 +57,9 @@ func (m *Material) Equal(o *Material) bool {
 	if m == nil || o == nil {
 		return m == o
 	}
-	same := func(a, b map[string]Item) bool {
-		if len(a) != len(b) {
-			return false
-		}
-		for n, i := range a {
-			if j, ok := b[n]; !ok || i.Kind != j.Kind || i.Data.Sum() != j.Data.Sum() {
-				return false
-			}
-		}
-		return true
-	}
-	if len(m.shelves) != len(o.shelves) || !same(m.declared, o.declared) {
-		return false
-	}
-	for c, s := range m.shelves {
-		t, ok := o.shelves[c]
-		if !ok || !same(s.secrets, t.secrets) || !same(s.files, t.files) {
-			return false
-		}
-	}
-	return true
+	return maps.EqualFunc(m.declared, o.declared, Item.Equal) && maps.EqualFunc(m.shelves, o.shelves, shelf.equal)
+}
+
+func (s shelf) equal(o shelf) bool {
+	return maps.EqualFunc(s.secrets, o.secrets, Item.Equal) && maps.EqualFunc(s.files, o.files, Item.Equal) && maps.Equal(s.refused, o.refused)
 }

@@ -2,12 +2,12 @@ package secrets
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/watcher"
@@ -15,8 +15,9 @@ import (
 
 // Limits of what is read.
 const (
-	maxFile  = 1 << 20 // bytes of one file; Swarm's own limit is half of it
-	maxFiles = 4096    // in one directory
+	maxFile  = 1 << 20  // bytes of one file; Swarm's own limit is half of it
+	maxFiles = 4096     // in one directory
+	maxBytes = 64 << 20 // of one collection
 )
 
 // MountedSecrets is where Swarm mounts the secrets of a service.
@@ -31,48 +32,7 @@ var plainName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
 // read is left out and told in a sentence; the files of the control plane's own
 // identity are never read.
 func Read(cfg *config.Config, mounted string, declared map[string]string) (*Material, []error) {
-	var errs []error
-	own := ownFiles(cfg)
-	m := &Material{shelves: map[string]shelf{}, declared: map[string]Item{}}
-	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
-		c := cfg.Collections[name].Certificates
-		s := shelf{secrets: map[string]Item{}, files: map[string]Item{}}
-		for _, secret := range c.Secrets {
-			i, err := item(Secret, secret, mounted, own)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("collections.%s.certificates.secrets: %s: %w; mount it with `docker service update --secret-add %s`", name, secret, err, secret))
-				continue
-			}
-			s.secrets[secret] = i
-		}
-		for _, dir := range c.Directories {
-			files, err := list(dir)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %w", name, err))
-			}
-			for _, file := range files {
-				if _, taken := s.files[file]; taken {
-					continue // the first directory holds
-				}
-				i, err := item(File, file, dir, own)
-				if err != nil {
-					errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %s: %w", name, filepath.Join(dir, file), err))
-					continue
-				}
-				s.files[file] = i
-			}
-		}
-		m.shelves[name] = s
-	}
-	for name, file := range declared {
-		i, err := item(Secret, filepath.Base(file), filepath.Dir(file), own)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("secret %s: %s: %w", name, file, err))
-			continue
-		}
-		i.Name = name
-		m.declared[name] = i
-	}
+	m, errs, _ := newReader(0).read(cfg, mounted, declared)
 	return m, errs
 }
 
@@ -104,6 +64,74 @@ func declaredBy(p *watcher.Picture) map[string]string {
 	return files
 }
 
+// read is Read with what r knows from before. waiting is set where something is just
+// being changed: it is as it was before, and must be looked at again soon.
+func (r *reader) read(cfg *config.Config, mounted string, declared map[string]string) (m *Material, errs []error, waiting bool) {
+	r.begin(ownFiles(cfg))
+	m = &Material{shelves: map[string]shelf{}, declared: map[string]Item{}}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
+		c := cfg.Collections[name].Certificates
+		s := shelf{secrets: map[string]Item{}, files: map[string]Item{}, refused: map[string]string{}}
+		left := maxBytes
+		put := func(into map[string]Item, kind Kind, name string, f *file) error {
+			if f.data.p == nil {
+				if f.err != nil {
+					s.refused[name] = f.err.Error()
+				}
+				return f.err // none where it is just being written
+			}
+			if left -= len(f.data.Reveal()); left < 0 {
+				s.refused[name] = fmt.Sprintf("the collection's material is larger than %d MiB", maxBytes>>20)
+				return fmt.Errorf("%s", s.refused[name])
+			}
+			i := Item{Kind: kind, Name: name, Data: f.data}
+			if f.err != nil {
+				i.Kept = f.err.Error()
+			}
+			into[name] = i
+			return f.err
+		}
+		for _, secret := range c.Secrets {
+			if err := put(s.secrets, Secret, secret, r.one(mounted, secret)); err != nil {
+				if isGone(err) {
+					delete(s.refused, secret) // it was not given
+				}
+				errs = append(errs, fmt.Errorf("collections.%s.certificates.secrets: %s: %w; mount it with `docker service update --secret-add %s`", name, secret, err, secret))
+			}
+		}
+		for _, dir := range c.Directories {
+			files, err := r.directory(dir)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %w", name, err))
+			}
+			for _, file := range slices.Sorted(maps.Keys(files)) {
+				if _, taken := s.files[file]; taken {
+					continue // the first directory holds
+				}
+				if err := put(s.files, File, file, files[file]); err != nil {
+					errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %s: %w", name, filepath.Join(dir, file), err))
+				}
+			}
+		}
+		m.shelves[name] = s
+	}
+	for _, name := range slices.Sorted(maps.Keys(declared)) {
+		path := declared[name]
+		f := r.one(filepath.Dir(path), filepath.Base(path))
+		if f.err != nil {
+			errs = append(errs, fmt.Errorf("secret %s: %s: %w", name, path, f.err))
+		}
+		if f.data.p != nil {
+			i := Item{Kind: Secret, Name: name, Data: f.data}
+			if f.err != nil {
+				i.Kept = f.err.Error()
+			}
+			m.declared[name] = i
+		}
+	}
+	return m, errs, r.end()
+}
+
 // list gives the names of the files of a directory that may be material.
 func list(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
@@ -124,38 +152,9 @@ func list(dir string) ([]string, error) {
 	return names, nil
 }
 
-// item reads one file of a directory. A link may lead within the directory, as those
-// of mounted volumes do, and nowhere else.
-func item(kind Kind, name, dir string, own []os.FileInfo) (Item, error) {
-	if strings.ContainsAny(name, "/\\") || !filepath.IsLocal(name) {
-		return Item{}, fmt.Errorf("%q is not the name of a file", name)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return Item{}, err
-	}
-	defer root.Close()
-	st, err := root.Stat(name)
-	switch {
-	case err != nil:
-		return Item{}, err
-	case !st.Mode().IsRegular():
-		return Item{}, fmt.Errorf("is not a regular file")
-	case st.Size() > maxFile:
-		return Item{}, fmt.Errorf("has %d bytes, and at most %d are read", st.Size(), maxFile)
-	case slices.ContainsFunc(own, func(o os.FileInfo) bool { return os.SameFile(o, st) }):
-		return Item{}, fmt.Errorf("belongs to the control plane itself and is never used for a collection")
-	}
-	data, err := root.ReadFile(name)
-	if err != nil {
-		return Item{}, err
-	}
-	return Item{Kind: kind, Name: name, Data: Hide(data)}, nil
-}
-
 // ownFiles are those of the control plane's own identity and tokens.
-func ownFiles(cfg *config.Config) []os.FileInfo {
-	var own []os.FileInfo
+func ownFiles(cfg *config.Config) []fs.FileInfo {
+	var own []fs.FileInfo
 	names := []string{cfg.Admin.TokenFile}
 	if t := cfg.XDS.TLS; t != nil {
 		names = append(names, t.CA, t.Cert, t.Key)

@@ -6,6 +6,8 @@ import (
 	apikeyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/api_key_auth/v3"
 	basicauthv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/basic_auth/v3"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/waggle-lb/waggle/translate/labels"
 )
 
 // basicAuth is basic_auth. Envoy knows one form of password, {SHA}.
@@ -79,6 +81,11 @@ func (r *route) credentials(key, name string) ([]byte, error) {
 		return nil, err
 	case item.Assumed:
 		return nil, &labelError{key: key, reason: fmt.Sprintf("the content of the %s %s is not known here", item.Kind, item.Name), assumed: true}
+	}
+	if item.Kept != "" {
+		p := r.problem(labels.Warning, key, fmt.Sprintf("the %s %s cannot be read any more and is used as it was: %s", item.Kind, item.Name, item.Kept))
+		p.Hint = "put it right where the control plane reads it"
+		r.svc.problems = append(r.svc.problems, p)
 	}
 	return item.Data.Reveal(), nil
 }

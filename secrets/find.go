@@ -1,0 +1,93 @@
+package secrets
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// Find gives what a service of a stack means by a name: the object of its own stack
+// first, then that of the name as written, then a file of the collection. The content
+// of a Docker secret may also be a file of the collection with the secret's name.
+// Names that lead somewhere else (with / or ..) are never found.
+func Find(p *watcher.Picture, m *Material, collection, stack, name string) (Item, error) {
+	missing := &NotFound{Name: name}
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\x00") {
+		return Item{}, missing
+	}
+	names := []string{name}
+	if stack != "" {
+		names = []string{stack + "_" + name, name}
+	}
+	var own shelf
+	var declared map[string]Item
+	if m != nil {
+		own, declared = m.shelves[collection], m.declared
+	}
+	elsewhere := p.Static || p.Loopback // no Swarm to ask
+	for _, n := range names {
+		if i, ok := own.secrets[n]; ok {
+			return i, nil
+		}
+		if i, ok := declared[n]; ok {
+			return i, nil
+		}
+		if p.Secrets[n] != nil {
+			if i, ok := own.files[n]; ok {
+				return i, nil
+			}
+			if elsewhere {
+				return Item{Kind: Secret, Name: n, Assumed: true}, nil
+			}
+			if missing.Kept == "" {
+				missing.Kept, missing.Reason = n, own.refused[n]
+			}
+			continue // a config or file of that name may be meant
+		}
+		if c := p.Configs[n]; c != nil {
+			return Item{Kind: Config, Name: n, Data: Hide(c.Data), Assumed: elsewhere && c.Data == nil}, nil
+		}
+	}
+	if i, ok := own.files[name]; ok {
+		return i, nil
+	}
+	if missing.Kept == "" {
+		missing.Reason = own.refused[name]
+	}
+	return Item{}, missing
+}
+
+// NotFound says that there is nothing behind a name that can be used.
+type NotFound struct {
+	Name string
+	// Kept is the Docker secret that is meant and whose content the control plane was
+	// not given; "" where there is none.
+	Kept string
+	// Reason says why what is on disk under the name is not used; "" where nothing is.
+	Reason string
+}
+
+// Error is what is missing.
+func (e *NotFound) Error() string {
+	switch {
+	case e.Kept != "" && e.Reason != "":
+		return fmt.Sprintf("the secret %s exists, and what the control plane was given of it cannot be used: %s", e.Kept, e.Reason)
+	case e.Kept != "":
+		return fmt.Sprintf("the secret %s exists, and its content was not given to the control plane", e.Kept)
+	case e.Reason != "":
+		return fmt.Sprintf("the file %s cannot be used: %s", e.Name, e.Reason)
+	}
+	return fmt.Sprintf("there is no secret, config or file called %s", e.Name)
+}
+
+// Hint is the way out: for a secret, the two lines that grant it.
+func (e *NotFound) Hint(collection string) string {
+	switch {
+	case e.Reason != "":
+		return "put it right where the control plane reads it: a regular file, not empty, of at most 1 MiB"
+	case e.Kept != "":
+		return fmt.Sprintf("run `docker service update --secret-add %s <the control plane's service>`, and add it to collections.%s.certificates.secrets", e.Kept, collection)
+	}
+	return "create it with `docker secret create` or `docker config create`, or put the file into a directory of collections." + collection + ".certificates.directories"
+}

@@ -1,0 +1,247 @@
+package secrets
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// reader reads files again and again. It reads only what may be another than before,
+// and does not believe what is just being written.
+type reader struct {
+	// settle is how long a file must have been as it is before it counts, and how
+	// long it must be gone before it is. 0: everything is taken as it is.
+	settle time.Duration
+	now    func() time.Time
+
+	known   map[string]*file // by path
+	fresh   map[string]*file // of the round under way
+	own     []fs.FileInfo    // of the control plane itself, never read
+	first   bool             // nothing was read before: there is nothing that could be kept
+	waiting bool
+}
+
+// file is what is known of one file.
+type file struct {
+	data Bytes // nothing where there is none that can be used
+	err  error // why there is none, or why it is not what is there now
+	// how it looked when it was read, and when that was
+	stamp fs.FileInfo
+	at    time.Time
+	// since when it is not there although it was; zero where it is
+	gone time.Time
+}
+
+// patience is how many times settle an empty file may still become something, and
+// for how long a time of change is too new to tell one change from the next.
+const patience = 20
+
+func newReader(settle time.Duration) *reader {
+	return &reader{settle: settle, now: time.Now, known: map[string]*file{}, first: true}
+}
+
+func (r *reader) begin(own []fs.FileInfo) {
+	r.fresh, r.own, r.waiting = map[string]*file{}, own, false
+}
+
+// end forgets files that nobody asked for any more.
+func (r *reader) end() (waiting bool) {
+	r.known, r.fresh, r.first = r.fresh, nil, false
+	return r.waiting
+}
+
+// directory reads the files of a directory, by name.
+func (r *reader) directory(dir string) (map[string]*file, error) {
+	listed, err := list(dir)
+	names := map[string]bool{}
+	for _, name := range listed {
+		names[name] = true
+	}
+	for path := range r.known { // what was there, and may be there again in a moment
+		if filepath.Dir(path) == filepath.Clean(dir) {
+			names[filepath.Base(path)] = true
+		}
+	}
+	files := make(map[string]*file, len(names))
+	root, openErr := os.OpenRoot(dir)
+	if openErr == nil {
+		defer root.Close()
+	}
+	for name := range names {
+		f := r.file(root, openErr, dir, name)
+		if f.data.p == nil && f.err != nil && isGone(f.err) {
+			continue // gone since it was listed
+		}
+		files[name] = f
+	}
+	return files, err
+}
+
+// one reads one file of a directory.
+func (r *reader) one(dir, name string) *file {
+	if !filepath.IsLocal(name) || filepath.Base(name) != name {
+		return &file{err: fmt.Errorf("%q is not the name of a file", name)}
+	}
+	root, err := os.OpenRoot(dir)
+	if err == nil {
+		defer root.Close()
+	}
+	return r.file(root, err, dir, name)
+}
+
+// file gives what is to be used of a file of a directory that root opened, or could
+// not for a reason.
+func (r *reader) file(root *os.Root, rootErr error, dir, name string) *file {
+	path := filepath.Join(dir, name)
+	if f := r.fresh[path]; f != nil {
+		return f // of another collection too
+	}
+	before := r.known[path]
+	if before == nil {
+		before = &file{}
+	}
+	f := r.look(before, root, rootErr, name)
+	if f.data.p != nil || f.err == nil || !isGone(f.err) {
+		r.fresh[path] = f
+	}
+	return f
+}
+
+// look says what a file is now, where it was before until now.
+func (r *reader) look(before *file, root *os.Root, rootErr error, name string) *file {
+	// keep goes on with what was read before.
+	keep := func(why error) *file {
+		f := *before
+		f.err, f.gone = why, time.Time{}
+		return &f
+	}
+	st, err := fs.FileInfo(nil), rootErr
+	if err == nil {
+		st, err = root.Stat(name)
+	}
+	now := r.now()
+	switch {
+	case err != nil && isGone(err):
+		if before.data.p == nil || r.settle == 0 {
+			return &file{err: fs.ErrNotExist}
+		}
+		f := keep(nil) // perhaps it is just being replaced
+		if f.gone = before.gone; f.gone.IsZero() {
+			f.gone = now
+		}
+		if now.Sub(f.gone) >= r.settle {
+			return &file{err: fs.ErrNotExist}
+		}
+		r.waiting = true
+		return f
+	case err != nil && passing(err) && before.data.p != nil:
+		return keep(reason(err))
+	case err != nil:
+		return &file{err: reason(err)}
+	}
+	if err := r.refuse(st); err != nil {
+		return &file{err: err}
+	}
+	age := now.Sub(st.ModTime())
+	if before.stamp != nil && same(before.stamp, st) && before.err == nil && before.at.Sub(st.ModTime()) > patience*r.settle {
+		return keep(nil)
+	}
+	if !r.first && age >= 0 && (age < r.settle || st.Size() == 0 && age < patience*r.settle) {
+		r.waiting = true
+		return keep(nil)
+	}
+	data, after, err := r.content(root, name)
+	switch {
+	case errors.Is(err, errChanged):
+		r.waiting = true
+		return keep(nil)
+	case err != nil && passing(err) && before.data.p != nil:
+		return keep(reason(err))
+	case err != nil:
+		return &file{err: reason(err)}
+	case len(data) == 0:
+		return &file{err: errors.New("is empty")}
+	}
+	if age = now.Sub(after.ModTime()); age < 0 || age <= patience*r.settle {
+		// The same time may come to stand for another content: it is read again.
+		r.waiting = r.waiting || age >= 0 && r.settle > 0
+	}
+	f := &file{data: Hide(data), stamp: after, at: now}
+	if before.data.Equal(f.data) && before.data.p != nil {
+		f.data = before.data // one content, quick to compare
+	}
+	return f
+}
+
+// refuse says why a file is never read.
+func (r *reader) refuse(st fs.FileInfo) error {
+	switch {
+	case !st.Mode().IsRegular():
+		return errors.New("is not a regular file")
+	case slices.ContainsFunc(r.own, func(o fs.FileInfo) bool { return os.SameFile(o, st) }):
+		return errors.New("belongs to the control plane itself and is never used for a collection")
+	case st.Size() > maxFile:
+		return fmt.Errorf("has %d bytes, and at most %d are read", st.Size(), maxFile)
+	}
+	return nil
+}
+
+// content reads a file, which may have become another since it was looked at, and
+// says how it looks then. A link may lead within the directory, as those of mounted
+// volumes do, and nowhere else.
+func (r *reader) content(root *os.Root, name string) ([]byte, fs.FileInfo, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not hold anybody up
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := r.refuse(st); err != nil {
+		return nil, nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(data) > maxFile {
+		return nil, nil, fmt.Errorf("has more than %d bytes", maxFile)
+	}
+	after, err := f.Stat()
+	if err == nil && (!same(st, after) || after.Size() != int64(len(data))) {
+		err = errChanged
+	}
+	return data, after, err
+}
+
+var errChanged = errors.New("changed while it was read")
+
+func same(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
+}
+
+// isGone reports whether there is no such file.
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// passing reports whether an error is about reading, and may pass, and not about what
+// the file is.
+func passing(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	return ok && !isGone(err) && errno != syscall.ELOOP && errno != syscall.ENOTDIR
+}
+
+// reason is an error of a file without what was done to it.
+func reason(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}
