@@ -43,11 +43,14 @@ func place(cfg *config.Config, s *watcher.Service, set *labels.Set) (*config.Col
 		if c := cfg.Collections[name]; c != nil {
 			return admit(c, v.Label, v.Text)
 		}
-		reason := "there is no such collection: published nowhere"
+		reason, hint := "there is no such collection: published nowhere", "one of "+strings.Join(collectionNames(cfg), ", ")
+		if meant := config.Nearest(name, collectionNames(cfg)); meant != "" {
+			hint = "did you mean `" + meant + "`?"
+		}
 		if strings.Contains(name, ",") {
 			reason = "a service is in exactly one collection: published nowhere"
 		}
-		return nowhere(labels.Error, v.Label, v.Text, reason, "one of "+strings.Join(collectionNames(cfg), ", "))
+		return nowhere(labels.Error, v.Label, v.Text, reason, hint)
 	}
 
 	switch len(byAccess) {

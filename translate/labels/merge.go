@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/waggle-lb/waggle/config"
@@ -230,6 +231,19 @@ func unknown(w written) (reason, hint string) {
 	first, after, dotted := strings.Cut(rest, ".")
 	second, _, _ := strings.Cut(after, ".")
 	hint = "the keys are listed in docs/labels.md"
+	if look := strings.IndexFunc(rest, func(r rune) bool { return r > unicode.MaxASCII }); look >= 0 {
+		r, _ := utf8.DecodeRuneInString(rest[look:])
+		plain := strings.Map(func(r rune) rune {
+			if r > unicode.MaxASCII {
+				return '?'
+			}
+			return r
+		}, rest[strings.LastIndexByte(rest, '.')+1:])
+		if s := config.Nearest(plain, keyNames); s != "" {
+			hint = "did you mean `" + s + "`?"
+		}
+		return fmt.Sprintf("`%s` is not a known key: the character %q (U+%04X) is in none, whatever it looks like", rest, r, r), hint
+	}
 	switch k := keysByName[first]; {
 	case rest == "":
 		return "nothing stands after the prefix", hint

@@ -12,6 +12,7 @@ func TestContextRoot(t *testing.T) {
 		{text: "/app", want: "/app"},
 		{text: "app", want: "/app"},
 		{text: "/app/", want: "/app"},
+		{text: "/" + strings.Repeat("x", 8192), want: "/" + strings.Repeat("x", 8192)},
 		{text: " /app/v1 ", want: "/app/v1"},
 		{text: "/App", want: "/App"},
 		{text: "/a..b/.well-known", want: "/a..b/.well-known"},
