@@ -119,7 +119,7 @@ func (c *collection) finish() []Change {
 			m := newCluster(name, be.settings)
 			set(&Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m), EDS: true})
 		}
-		e := assignment(name, c.endpoints(be))
+		e := assignment(name, c.endpoints(be), be.settings.fallback != "")
 		set(&Resource{Kind: Endpoints, Name: name, Message: e, Body: mustEncode(e)})
 	}
 	if tableChanged {

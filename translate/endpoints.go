@@ -371,9 +371,15 @@ const standInPriority = 2
 // Envoy's own 140 would send a share away as soon as a third is ejected.
 const overprovisioning = 100_000
 
-// assignment is the wire form of endpoints: by priority, then node.
-func assignment(name string, list []endpoint) *endpointv3.ClusterLoadAssignment {
+// assignment is the wire form of endpoints: by priority, then node. Where another
+// service may stand in, one healthy endpoint is enough even while that has none:
+// else those that were ejected would get requests again.
+func assignment(name string, list []endpoint, standIn bool) *endpointv3.ClusterLoadAssignment {
 	cla := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	onlyWhenEmpty := &endpointv3.ClusterLoadAssignment_Policy{OverprovisioningFactor: wrapperspb.UInt32(overprovisioning)}
+	if standIn {
+		cla.Policy = onlyWhenEmpty
+	}
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(x, y endpoint) int {
 		return cmp.Or(
@@ -392,7 +398,7 @@ func assignment(name string, list []endpoint) *endpointv3.ClusterLoadAssignment 
 		}
 		group.LbEndpoints = append(group.LbEndpoints, e.envoy())
 		if e.priority > 0 {
-			cla.Policy = &endpointv3.ClusterLoadAssignment_Policy{OverprovisioningFactor: wrapperspb.UInt32(overprovisioning)}
+			cla.Policy = onlyWhenEmpty
 		}
 	}
 	return cla

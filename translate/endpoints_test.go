@@ -303,4 +303,6 @@ func TestAnotherServiceStandsIn(t *testing.T) {
 	require.Equal(t, []uint32{0, 2}, priorities(), "unless the other has none either")
 	delete(w.Tasks, spare.ID)
 	require.Equal(t, []uint32{0}, priorities())
+	cla := w.build(t, testConfig()).Resources("dev")[Endpoints]["a_web:80"].Message.(*endpointv3.ClusterLoadAssignment)
+	require.EqualValues(t, overprovisioning, cla.Policy.OverprovisioningFactor.Value, "one healthy task is enough")
 }
