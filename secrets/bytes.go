@@ -14,22 +14,25 @@ const Redacted = "[redacted]"
 // Bytes is content that nobody may see: however it is printed, logged or encoded, it
 // shows as Redacted. Only Reveal gives it, to what is sent to proxies.
 type Bytes struct {
-	// A pointer, because fmt looks through fields that are not exported without
-	// asking Format: there it prints an address, and so do panics.
-	p *[]byte
+	// A function, because fmt looks into fields that are not exported without asking
+	// Format, and through pointers too; of a function it knows the address.
+	reveal func() []byte
 }
 
 // Hide makes Bytes of b, which must not be changed any more.
-func Hide(b []byte) Bytes { return Bytes{&b} }
+func Hide(b []byte) Bytes { return Bytes{func() []byte { return b }} }
 
 // Reveal gives the content. It is for resources of proxies, and for checks that tell
 // nothing of it; the slice must not be changed.
 func (b Bytes) Reveal() []byte {
-	if b.p == nil {
+	if b.reveal == nil {
 		return nil
 	}
-	return *b.p
+	return b.reveal()
 }
+
+// any reports whether there is content, be it empty.
+func (b Bytes) any() bool { return b.reveal != nil }
 
 // Equal reports whether two contents are the same; it is quick where they are one.
 func (b Bytes) Equal(o Bytes) bool {

@@ -35,6 +35,17 @@ func TestBytesNeverShow(t *testing.T) {
 			require.NotContains(t, fmt.Sprintf(verb, v), fmt.Sprintf("%x", hidden)[:12], verb)
 		}
 	}
+	// fmt asks nobody about fields that are not exported.
+	inside := &Material{shelves: map[string]shelf{"dev": {files: map[string]Item{"x": h.Item}}}, declared: map[string]Item{"x": h.Item}}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
+		for _, v := range []any{inside, *inside, struct{ data Bytes }{b}, struct{ items []Item }{[]Item{h.Item}}} {
+			shown := fmt.Sprintf(verb, v)
+			require.NotContains(t, shown, hidden, verb)
+			require.NotContains(t, shown, fmt.Sprintf("%x", hidden)[:12], verb)
+			require.NotContains(t, shown, fmt.Sprint([]byte(hidden))[1:12], verb)
+			require.NotContains(t, shown, fmt.Sprintf("%#v", []byte(hidden))[7:20], verb)
+		}
+	}
 	raw, err := json.Marshal(h)
 	require.NoError(t, err)
 	require.NotContains(t, string(raw), hidden)
@@ -44,6 +55,17 @@ func TestBytesNeverShow(t *testing.T) {
 	slog.New(slog.NewTextHandler(&log, nil)).Info("it", "data", b, "holder", h, "error", fmt.Errorf("with %v", b))
 	require.NotContains(t, log.String(), hidden)
 	require.Equal(t, hidden, string(b.Reveal()))
+	require.Empty(t, Bytes{}.Reveal())
+}
+
+func TestBytesAreCompared(t *testing.T) {
+	a, b, c := Hide([]byte("a")), Hide([]byte("a")), Hide([]byte("c"))
+	require.True(t, a.Equal(b))
+	require.Equal(t, a.Sum(), b.Sum())
+	require.False(t, a.Equal(c))
+	require.NotEqual(t, a.Sum(), c.Sum())
+	require.True(t, Bytes{}.Equal(Hide(nil)))
+	require.False(t, a.Equal(Bytes{}))
 }
 
 func write(t *testing.T, dir, name, content string) string {
@@ -56,8 +78,11 @@ func write(t *testing.T, dir, name, content string) string {
 // two are the collections dev and prod, each with a directory.
 func two(t *testing.T) (cfg *config.Config, dev, prod string) {
 	t.Helper()
-	dev, prod = t.TempDir(), t.TempDir()
-	cfg = config.ForCollections([]string{"dev", "prod"})
+	return twoIn(t.TempDir(), t.TempDir())
+}
+
+func twoIn(dev, prod string) (*config.Config, string, string) {
+	cfg := config.ForCollections([]string{"dev", "prod"})
 	cfg.Collections["dev"].Certificates.Directories = []string{dev}
 	cfg.Collections["prod"].Certificates.Directories = []string{prod}
 	return cfg, dev, prod

@@ -74,7 +74,7 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 		s := shelf{secrets: map[string]Item{}, files: map[string]Item{}, refused: map[string]string{}}
 		left := maxBytes
 		put := func(into map[string]Item, kind Kind, name string, f *file) error {
-			if f.data.p == nil {
+			if !f.data.any() {
 				if f.err != nil {
 					s.refused[name] = f.err.Error()
 				}
@@ -121,7 +121,7 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 		if f.err != nil {
 			errs = append(errs, fmt.Errorf("secret %s: %s: %w", name, path, f.err))
 		}
-		if f.data.p != nil {
+		if f.data.any() {
 			i := Item{Kind: Secret, Name: name, Data: f.data}
 			if f.err != nil {
 				i.Kept = f.err.Error()

@@ -75,7 +75,7 @@ func (r *reader) directory(dir string) (map[string]*file, error) {
 	}
 	for name := range names {
 		f := r.file(root, openErr, dir, name)
-		if f.data.p == nil && f.err != nil && isGone(f.err) {
+		if !f.data.any() && f.err != nil && isGone(f.err) {
 			continue // gone since it was listed
 		}
 		files[name] = f
@@ -107,7 +107,7 @@ func (r *reader) file(root *os.Root, rootErr error, dir, name string) *file {
 		before = &file{}
 	}
 	f := r.look(before, root, rootErr, name)
-	if f.data.p != nil || f.err == nil || !isGone(f.err) {
+	if f.data.any() || f.err == nil || !isGone(f.err) {
 		r.fresh[path] = f
 	}
 	return f
@@ -128,7 +128,7 @@ func (r *reader) look(before *file, root *os.Root, rootErr error, name string) *
 	now := r.now()
 	switch {
 	case err != nil && isGone(err):
-		if before.data.p == nil || r.settle == 0 {
+		if !before.data.any() || r.settle == 0 {
 			return &file{err: fs.ErrNotExist}
 		}
 		f := keep(nil) // perhaps it is just being replaced
@@ -140,7 +140,7 @@ func (r *reader) look(before *file, root *os.Root, rootErr error, name string) *
 		}
 		r.waiting = true
 		return f
-	case err != nil && passing(err) && before.data.p != nil:
+	case err != nil && passing(err) && before.data.any():
 		return keep(reason(err))
 	case err != nil:
 		return &file{err: reason(err)}
@@ -161,7 +161,7 @@ func (r *reader) look(before *file, root *os.Root, rootErr error, name string) *
 	case errors.Is(err, errChanged):
 		r.waiting = true
 		return keep(nil)
-	case err != nil && passing(err) && before.data.p != nil:
+	case err != nil && passing(err) && before.data.any():
 		return keep(reason(err))
 	case err != nil:
 		return &file{err: reason(err)}
@@ -173,7 +173,7 @@ func (r *reader) look(before *file, root *os.Root, rootErr error, name string) *
 		r.waiting = r.waiting || age >= 0 && r.settle > 0
 	}
 	f := &file{data: Hide(data), stamp: after, at: now}
-	if before.data.Equal(f.data) && before.data.p != nil {
+	if before.data.Equal(f.data) && before.data.any() {
 		f.data = before.data // one content, quick to compare
 	}
 	return f
