@@ -15,9 +15,10 @@ import (
 )
 
 // followed is a running Watch, and how to ask for what it told last.
-func followed(t *testing.T, cfg *config.Config) (w *Watch, content func(collection, name string) string) {
+func followed(t *testing.T, cfg *config.Config, o Options) (w *Watch, content func(collection, name string) string) {
 	t.Helper()
-	w = NewWatch(cfg, Options{Mounted: t.TempDir(), Every: 5 * time.Millisecond, Settle: 5 * time.Millisecond})
+	o.Mounted = t.TempDir()
+	w = NewWatch(cfg, o)
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
 	var last *Material
@@ -44,7 +45,7 @@ func followed(t *testing.T, cfg *config.Config) (w *Watch, content func(collecti
 func TestWatchFollowsFiles(t *testing.T) {
 	cfg, dev, prod := two(t)
 	write(t, dev, "users", "one")
-	w, content := followed(t, cfg)
+	w, content := followed(t, cfg, Options{Every: 5 * time.Millisecond, Settle: 5 * time.Millisecond})
 	becomes := func(collection, name, want string) {
 		t.Helper()
 		require.Eventually(t, func() bool { return content(collection, name) == want }, 10*time.Second, 2*time.Millisecond, "%s: %s", name, content(collection, name))
@@ -82,4 +83,99 @@ func TestWatchFollowsFiles(t *testing.T) {
 	becomes("dev", "users", "of a stack file")
 	w.Declare(&watcher.Picture{})
 	becomes("dev", "users", gone)
+}
+
+// Where the system tells of changes nobody has to look: the next look is hours away.
+func TestWatchIsTold(t *testing.T) {
+	cfg, dev, _ := two(t)
+	write(t, dev, "users", "one")
+	_, content := followed(t, cfg, Options{Every: time.Hour, Settle: 10 * time.Millisecond})
+	becomes := func(want string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return content("dev", "users") == want }, 10*time.Second, 2*time.Millisecond)
+	}
+	becomes("one")
+	for _, want := range []string{"two", "three"} {
+		write(t, dev, ".new", want)
+		require.NoError(t, os.Rename(filepath.Join(dev, ".new"), filepath.Join(dev, "users")))
+		becomes(want)
+	}
+	write(t, dev, "users", "in place")
+	becomes("in place")
+	require.NoError(t, os.Remove(filepath.Join(dev, "users")))
+	becomes(absent)
+}
+
+// A directory may come later, go, and be replaced by another.
+func TestWatchFollowsDirectories(t *testing.T) {
+	cfg, dev, _ := two(t)
+	dir := filepath.Join(dev, "certs")
+	cfg.Collections["dev"].Certificates.Directories = []string{dir}
+	_, content := followed(t, cfg, Options{Every: 5 * time.Millisecond, Settle: 5 * time.Millisecond})
+	becomes := func(want string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return content("dev", "users") == want }, 10*time.Second, 2*time.Millisecond, want)
+	}
+	becomes(absent)
+	for _, n := range []string{"1", "2"} {
+		next := filepath.Join(dev, "next"+n)
+		require.NoError(t, os.Mkdir(next, 0o700))
+		write(t, next, "users", n)
+		require.NoError(t, os.RemoveAll(dir))
+		require.NoError(t, os.Rename(next, dir))
+		becomes(n)
+	}
+	require.NoError(t, os.RemoveAll(dir))
+	becomes(absent)
+}
+
+// Whoever asks while a file is being written gets whole versions alone.
+func TestNobodySeesHalfAFile(t *testing.T) {
+	cfg, dev, _ := two(t)
+	file := write(t, dev, "users", "0:whole")
+	w := NewWatch(cfg, Options{Mounted: t.TempDir(), Every: time.Millisecond, Settle: time.Second})
+	w.Now()
+	ctx, cancel := context.WithCancel(t.Context())
+	var seen []string // written by Run alone, read after it
+	done := make(chan string, 100)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		w.Run(ctx, func(m *Material) {
+			i, err := Find(&watcher.Picture{}, m, "dev", "", "users")
+			if err != nil {
+				seen = append(seen, err.Error())
+				return
+			}
+			seen = append(seen, string(i.Data.Reveal()))
+			done <- seen[len(seen)-1]
+		})
+	})
+	await := func(want string) {
+		t.Helper()
+		for limit := time.After(20 * time.Second); ; {
+			select {
+			case got := <-done:
+				if got == want {
+					return
+				}
+			case <-limit:
+				t.Errorf("%q never came", want)
+				return
+			}
+		}
+	}
+	await("0:whole")
+	for _, n := range []string{"1", "2"} {
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
+		require.NoError(t, err)
+		for _, part := range []string{n, ":", "who", "le"} { // each of them wakes the watch
+			_, err = f.WriteString(part)
+			require.NoError(t, err)
+		}
+		require.NoError(t, f.Close())
+		await(n + ":whole")
+	}
+	cancel()
+	wg.Wait()
+	require.Equal(t, []string{"0:whole", "1:whole", "2:whole"}, seen)
 }
