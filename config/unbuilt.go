@@ -22,7 +22,12 @@ func (r *reader) unbuilt(c *Config) []Notice {
 	for _, name := range c.Order {
 		at, coll := "collections."+name+".", c.Collections[name]
 		without(coll.HTTP3, at+"http3", "HTTP/1.1 and HTTP/2 are served")
-		without(coll.Certificates.used(), at+"certificates", "no host has HTTPS")
+		if coll.Certificates.used() {
+			notices = append(notices, Notice{
+				Where: r.at(at + "certificates"), Key: at + "certificates",
+				Text: "certificates are not built yet: what is here has no effect but for guards (basic_auth, api_keys, jwt_jwks)", WayOut: "no host has HTTPS",
+			})
+		}
 		without(len(coll.TCPPorts) > 0, at+"tcp_ports", "nothing listens there")
 		without(len(coll.UDPPorts) > 0, at+"udp_ports", "nothing listens there")
 		without(coll.Routes == "vhds", at+"routes", "rds is used")
