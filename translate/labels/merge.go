@@ -41,7 +41,7 @@ func Merge(prefixes []string, service string, lbls map[string]string) *Set {
 	set := &Set{Routes: map[string]map[string]Value{}, AccessLabel: lbls[AccessLabel]}
 	report := func(severity Severity, w written, reason, hint string) {
 		set.Problems = append(set.Problems, Problem{
-			Severity: severity, Service: service, Label: w.label, Value: shown(w.text), Reason: reason, Hint: hint,
+			Severity: severity, Service: service, Label: oneLine(w.label), Value: shown(w.text), Reason: oneLine(reason), Hint: oneLine(hint),
 		})
 	}
 
@@ -110,7 +110,7 @@ func Merge(prefixes []string, service string, lbls map[string]string) *Set {
 			delete(set.Routes, name)
 		}
 		set.Problems = append(set.Problems, Problem{
-			Severity: Error, Service: service, Label: all[0].label, Value: shown(all[0].text),
+			Severity: Error, Service: service, Label: oneLine(all[0].label), Value: shown(all[0].text),
 			Reason: fmt.Sprintf("the service has %d routes, and at most %d are read: all of them answer 503", n, maxRoutes),
 			Hint:   "split the service, or put several hosts into one route",
 		})
@@ -311,10 +311,15 @@ func shown(text string) string {
 	if len(cut) > most {
 		cut = strings.ToValidUTF8(cut[:most], "") + "…"
 	}
-	cut = strings.ToValidUTF8(cut, "\uFFFD")
-	if !strings.ContainsFunc(cut, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
-		return cut
+	return oneLine(cut)
+}
+
+// oneLine is a text as one line can show it.
+func oneLine(text string) string {
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	if !strings.ContainsFunc(text, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return text
 	}
-	quoted := fmt.Sprintf("%q", cut)
+	quoted := fmt.Sprintf("%q", text)
 	return quoted[1 : len(quoted)-1]
 }

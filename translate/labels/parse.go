@@ -62,7 +62,7 @@ type parser struct {
 func (p *parser) report(severity Severity, v Value, reason, hint string) {
 	p.service.Problems = append(p.service.Problems, Problem{
 		Severity: severity, Service: p.name, Collection: p.collection,
-		Label: v.Label, Value: shown(v.Text), Reason: reason, Hint: hint,
+		Label: oneLine(v.Label), Value: shown(v.Text), Reason: oneLine(reason), Hint: oneLine(hint),
 	})
 }
 
@@ -81,7 +81,7 @@ func (p *parser) readRoute(name string) *Route {
 			IdleTimeout: idleTimeout, ConnectTimeout: connectTimeout, Retries: retryCount, FailTimeout: failTimeout,
 			HealthInterval: healthInterval, HealthTimeout: healthTimeout, HealthRise: healthRise, HealthFall: healthFall,
 		},
-		Labels: map[string]string{}, LabelPrefix: prefixOf(p.set.Routes[name]),
+		Labels: map[string]string{}, LabelPrefix: oneLine(prefixOf(p.set.Routes[name])),
 	}
 	if from, ok := p.set.HRM[name]; ok {
 		r.fromHRM(from)
@@ -93,7 +93,7 @@ func (p *parser) readRoute(name string) *Route {
 	}
 	claims := false // a key is there that says what the route takes
 	for _, s := range p.settings(name, false) {
-		r.Labels[s.canonical] = s.value.Label
+		r.Labels[s.canonical] = oneLine(s.value.Label)
 		if ok := p.read(s, &target{service: p.service, route: r}); !ok {
 			claims = claims || s.key.name == "default_backend" // bad: what it would have said is not known
 		}
@@ -103,7 +103,7 @@ func (p *parser) readRoute(name string) *Route {
 		}
 	}
 	for _, s := range p.settings("", true) {
-		r.Labels[s.canonical] = s.value.Label
+		r.Labels[s.canonical] = oneLine(s.value.Label)
 	}
 	if !claims && !r.DefaultBackend {
 		r.Broken = true

@@ -54,7 +54,7 @@ func Misplaced(prefixes []string, service *watcher.Service) []Problem {
 		reason += fmt.Sprintf(" (this one and %d more)", more)
 	}
 	return []Problem{{
-		Severity: Warning, Service: service.Name, Label: labels[0], Value: shown(service.ContainerLabels[labels[0]]),
+		Severity: Warning, Service: service.Name, Label: oneLine(labels[0]), Value: shown(service.ContainerLabels[labels[0]]),
 		Reason: reason, Hint: "move them under `deploy.labels`",
 	}}
 }
