@@ -113,8 +113,8 @@ type loop struct {
 	builder *translate.Builder
 	cfg     *config.Config
 	newCfg  bool
-	// material is what is on disk. A source that was quicker does not wait for it.
-	material *secrets.Material
+	// material is what is on disk, builtOn what the builder knows of it.
+	material, builtOn *secrets.Material
 
 	latest *watcher.Picture // newest picture, nil before the first complete list
 	built  *watcher.Picture // what the builder knows
@@ -137,10 +137,6 @@ type loop struct {
 func (c *Control) Run(ctx context.Context) error {
 	defer close(c.done)
 	l := &loop{Control: c, builder: translate.NewBuilder(), published: map[string]bool{}}
-	select { // what was there before the start is there at the first build
-	case l.material = <-c.disk:
-	default:
-	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -162,8 +158,7 @@ func (c *Control) Run(ctx context.Context) error {
 			c.pub.SetCollections(slices.Sorted(maps.Keys(cfg.Collections)))
 			l.tell(Step{At: time.Now(), Kind: ConfigStep})
 		case m := <-c.disk:
-			l.material = m
-			l.structure.Merge(watcher.Changes{Shared: true})
+			l.onDisk(m)
 		case <-due:
 		case ask := <-c.queries:
 			ask(l.builder)
@@ -171,6 +166,12 @@ func (c *Control) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// onDisk takes what is on disk.
+func (l *loop) onDisk(m *secrets.Material) {
+	l.material = m
+	l.structure.Merge(watcher.Changes{Shared: true})
 }
 
 // update takes one step of the source.
@@ -221,14 +222,20 @@ func (l *loop) wait() (time.Duration, bool) {
 // that the proxies have.
 func (l *loop) build() {
 	start := time.Now()
+	select { // what was told before the source or the operator told theirs is there when that is built
+	case m := <-l.disk:
+		l.onDisk(m)
+	default:
+	}
 	whole := l.newCfg || l.built == nil || l.structure.Structure() && !start.Before(l.lastStructure.Add(l.pace.structure(len(l.latest.Services))))
-	picture, changes := l.latest, l.tasks
+	picture, material, changes := l.latest, l.material, l.tasks
 	switch {
 	case whole && (l.newCfg || l.built == nil):
 		changes = watcher.Changes{All: true}
 	case whole:
 		changes.Merge(l.structure)
 	default:
+		material = l.builtOn
 		onOld := *l.built
 		onOld.Tasks = l.latest.Tasks
 		picture = &onOld
@@ -237,8 +244,8 @@ func (l *loop) build() {
 			l.structure.Merge(l.tasks)
 		}
 	}
-	deltas := l.builder.Build(translate.Input{Picture: picture, Config: l.cfg, Material: l.material}, changes)
-	l.built, l.tasks = picture, watcher.Changes{}
+	deltas := l.builder.Build(translate.Input{Picture: picture, Config: l.cfg, Material: material}, changes)
+	l.built, l.builtOn, l.tasks = picture, material, watcher.Changes{}
 	if whole {
 		l.structure, l.newCfg = watcher.Changes{}, false
 	}

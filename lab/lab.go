@@ -15,6 +15,7 @@ import (
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab/envoy"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
@@ -261,5 +262,7 @@ func operatorPorts(cfg *config.Config) []uint32 {
 
 // built is what a control plane makes of what runs now.
 func (l *lab) built() *translate.Builder {
-	return translate.Build(translate.Input{Picture: l.src.Picture(), Config: l.cfg})
+	p := l.src.Picture()
+	material, _ := secrets.OfFiles(l.cfg, p) // the control plane tells what it cannot read
+	return translate.Build(translate.Input{Picture: p, Config: l.cfg, Material: material})
 }

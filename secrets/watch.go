@@ -16,15 +16,18 @@ import (
 
 // Watch keeps reading what is on disk and tells of every change.
 type Watch struct {
-	o Options
+	o    Options
+	emit func(*Material)
 
 	mu       sync.Mutex
 	cfg      *config.Config
 	declared map[string]string // files of secrets that stack files make
-	again    chan struct{}     // something else is to be read
+	others   chan struct{}     // cfg or declared are others than Run knows
 
-	reading sync.Mutex // held by whoever reads
+	looking sync.Mutex // held by whoever reads and tells
 	reader  *reader
+	last    *Material       // told
+	said    map[string]bool // what could not be read
 }
 
 // Options of a Watch.
@@ -41,8 +44,10 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// NewWatch makes a watch for a configuration. Nothing is read before Now and Run.
-func NewWatch(cfg *config.Config, o Options) *Watch {
+// NewWatch makes a watch for a configuration. emit gets what is there when it is
+// looked at first, and then every change; it is never called concurrently. Nothing is
+// read before Look or Run.
+func NewWatch(cfg *config.Config, o Options, emit func(*Material)) *Watch {
 	if o.Mounted == "" {
 		o.Mounted = MountedSecrets
 	}
@@ -55,73 +60,76 @@ func NewWatch(cfg *config.Config, o Options) *Watch {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Watch{o: o, cfg: cfg, declared: map[string]string{}, again: make(chan struct{}, 1), reader: newReader(o.Settle)}
+	return &Watch{o: o, emit: emit, cfg: cfg, others: make(chan struct{}, 1), reader: newReader(o.Settle)}
 }
 
-// Reconfigure replaces the configuration.
+// Reconfigure replaces the configuration. What it gives to collections is told before
+// it returns, so that whoever takes the configuration next finds it.
 func (w *Watch) Reconfigure(cfg *config.Config) {
 	w.mu.Lock()
 	w.cfg = cfg
 	w.mu.Unlock()
-	w.look()
+	w.changed()
 }
 
 // Declare notes the files of secrets that stack files make; pictures of a Swarm have
-// none. It reports whether they are others than before, and Now has others too.
-func (w *Watch) Declare(p *watcher.Picture) bool {
+// none. As with Reconfigure, what is in them is told before it returns.
+func (w *Watch) Declare(p *watcher.Picture) {
 	if p == nil {
-		return false
+		return
 	}
 	files := declaredBy(p)
 	w.mu.Lock()
-	changed := !maps.Equal(files, w.declared)
+	same := maps.Equal(files, w.declared)
 	w.declared = files
 	w.mu.Unlock()
-	if changed {
-		w.look()
+	if !same {
+		w.changed()
 	}
-	return changed
 }
 
-func (w *Watch) look() {
+func (w *Watch) changed() {
+	w.Look()
 	select {
-	case w.again <- struct{}{}:
+	case w.others <- struct{}{}: // Run follows other directories
 	default:
 	}
 }
 
-// Now reads what is there now.
-func (w *Watch) Now() *Material {
-	m, _, _ := w.read()
-	return m
+// Look reads what is there now and tells it if it is another. waiting is set where a
+// file is just being written, and is to be looked at again soon.
+func (w *Watch) Look() (waiting bool) {
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	w.mu.Lock()
+	cfg, declared := w.cfg, w.declared
+	w.mu.Unlock()
+	m, errs, waiting := w.reader.read(cfg, w.o.Mounted, declared)
+	now := map[string]bool{}
+	for _, err := range errs {
+		if now[err.Error()] = true; !w.said[err.Error()] {
+			w.o.Log.Warn("a file of a collection cannot be used", "error", err)
+		}
+	}
+	w.said = now
+	if w.last == nil || !m.Equal(w.last) {
+		w.last = m
+		w.emit(m)
+	}
+	return waiting
 }
 
-// Run tells what is there, and then every change of it, until ctx ends. emit is never
-// called concurrently.
-func (w *Watch) Run(ctx context.Context, emit func(*Material)) {
+// Run looks whenever something may have changed, until ctx ends.
+func (w *Watch) Run(ctx context.Context) {
 	n := newNotices()
 	defer n.close()
-	var last *Material
-	said := map[string]bool{}
 	for {
 		every := w.o.Every
 		if n.follow(w.directories()) { // before reading: what changes meanwhile is told
 			every *= 10
 		}
-		m, errs, waiting := w.read()
-		if waiting {
+		if w.Look() {
 			every = w.o.Settle
-		}
-		now := map[string]bool{}
-		for _, err := range errs {
-			if now[err.Error()] = true; !said[err.Error()] {
-				w.o.Log.Warn("a file of a collection cannot be used", "error", err)
-			}
-		}
-		said = now
-		if last == nil || !m.Equal(last) {
-			last = m
-			emit(m)
 		}
 		if !w.wait(ctx, n, every) {
 			return
@@ -135,7 +143,7 @@ func (w *Watch) wait(ctx context.Context, n *notices, every time.Duration) bool 
 	select {
 	case <-ctx.Done():
 		return false
-	case <-w.again:
+	case <-w.others:
 		return true
 	case <-time.After(every):
 		return true
@@ -154,15 +162,6 @@ func (w *Watch) wait(ctx context.Context, n *notices, every time.Duration) bool 
 		case <-n.errors:
 		}
 	}
-}
-
-func (w *Watch) read() (*Material, []error, bool) {
-	w.reading.Lock()
-	defer w.reading.Unlock()
-	w.mu.Lock()
-	cfg, declared := w.cfg, w.declared
-	w.mu.Unlock()
-	return w.reader.read(cfg, w.o.Mounted, declared)
 }
 
 // directories are those in which something may change.

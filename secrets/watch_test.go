@@ -18,18 +18,16 @@ import (
 func followed(t *testing.T, cfg *config.Config, o Options) (w *Watch, content func(collection, name string) string) {
 	t.Helper()
 	o.Mounted = t.TempDir()
-	w = NewWatch(cfg, o)
 	ctx, cancel := context.WithCancel(context.Background())
 	var mu sync.Mutex
 	var last *Material
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		w.Run(ctx, func(m *Material) {
-			mu.Lock()
-			defer mu.Unlock()
-			last = m
-		})
+	w = NewWatch(cfg, o, func(m *Material) {
+		mu.Lock()
+		defer mu.Unlock()
+		last = m
 	})
+	var wg sync.WaitGroup
+	wg.Go(func() { w.Run(ctx) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return w, func(collection, name string) string {
 		mu.Lock()
@@ -74,15 +72,20 @@ func TestWatchFollowsFiles(t *testing.T) {
 
 	write(t, prod, "users", "prod's")
 	becomes("prod", "users", "prod's")
+	// What somebody else says is known at once, and followed.
 	next := config.ForCollections([]string{"dev"})
 	w.Reconfigure(next)
-	becomes("prod", "users", gone)
+	require.Equal(t, gone, content("prod", "users"))
 
 	declared := write(t, t.TempDir(), "file", "of a stack file")
 	w.Declare(&watcher.Picture{Secrets: map[string]*watcher.Secret{"users": {Name: "users", File: declared}}})
-	becomes("dev", "users", "of a stack file")
+	require.Eventually(t, func() bool { return content("dev", "users") == "of a stack file" }, time.Minute, time.Millisecond)
+	write(t, filepath.Dir(declared), "file", "saved")
+	becomes("dev", "users", "saved")
+	w.Declare(nil)
+	require.Equal(t, "saved", content("dev", "users"), "no picture says nothing")
 	w.Declare(&watcher.Picture{})
-	becomes("dev", "users", gone)
+	require.Equal(t, gone, content("dev", "users"))
 }
 
 // Where the system tells of changes nobody has to look: the next look is hours away.
@@ -133,23 +136,20 @@ func TestWatchFollowsDirectories(t *testing.T) {
 func TestNobodySeesHalfAFile(t *testing.T) {
 	cfg, dev, _ := two(t)
 	file := write(t, dev, "users", "0:whole")
-	w := NewWatch(cfg, Options{Mounted: t.TempDir(), Every: time.Millisecond, Settle: time.Second})
-	w.Now()
-	ctx, cancel := context.WithCancel(t.Context())
 	var seen []string // written by Run alone, read after it
 	done := make(chan string, 100)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		w.Run(ctx, func(m *Material) {
-			i, err := Find(&watcher.Picture{}, m, "dev", "", "users")
-			if err != nil {
-				seen = append(seen, err.Error())
-				return
-			}
-			seen = append(seen, string(i.Data.Reveal()))
-			done <- seen[len(seen)-1]
-		})
+	w := NewWatch(cfg, Options{Mounted: t.TempDir(), Every: time.Millisecond, Settle: time.Second}, func(m *Material) {
+		i, err := Find(&watcher.Picture{}, m, "dev", "", "users")
+		if err != nil {
+			seen = append(seen, err.Error())
+			return
+		}
+		seen = append(seen, string(i.Data.Reveal()))
+		done <- seen[len(seen)-1]
 	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.Run(ctx) })
 	await := func(want string) {
 		t.Helper()
 		for limit := time.After(20 * time.Second); ; {

@@ -113,8 +113,8 @@ type controlPlane struct {
 func (p controlPlane) run(ctx context.Context) error {
 	server := xds.New(xds.Options{Guard: p.guard, Logger: p.log, Identifier: replica()})
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
-	disk := secrets.NewWatch(p.cfg, secrets.Options{Log: p.log})
-	loop.Material(disk.Now()) // no guard is to be missing in what is published first
+	disk := secrets.NewWatch(p.cfg, secrets.Options{Log: p.log}, loop.Material)
+	disk.Look() // no guard is to be missing in what is published first
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if c, ok := p.source.(prometheus.Collector); ok {
@@ -131,7 +131,7 @@ func (p controlPlane) run(ctx context.Context) error {
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return loop.Run(ctx) })
-	g.Go(func() error { disk.Run(ctx, loop.Material); return nil })
+	g.Go(func() error { disk.Run(ctx); return nil })
 	g.Go(func() error {
 		return p.source.Run(ctx, func(u watcher.Update) {
 			disk.Declare(u.Picture)
