@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -87,6 +88,24 @@ func at(addr string) func(*watcher.Task) {
 	return func(t *watcher.Task) {
 		for i := range t.Addresses {
 			t.Addresses[i].Addr = netip.MustParseAddr(addr)
+		}
+	}
+}
+
+// TestRandomLabelsAreToldTheWayOut: whatever is wrong, the service is told what to do
+// about it. A conflict has its winner, and a note costs nothing.
+func TestRandomLabelsAreToldTheWayOut(t *testing.T) {
+	for seed := range uint64(40) {
+		s := newSwarm(seed)
+		for range 10 {
+			s.next()
+			s.step()
+		}
+		for _, p := range Build(Input{Picture: s.picture, Config: s.cfg}).Problems() {
+			require.NotEmpty(t, p.Reason)
+			if p.Severity != labels.Info {
+				require.NotEmpty(t, p.Hint, "seed %d: %s %s: %s", seed, p.Severity, p.Label, p.Reason)
+			}
 		}
 	}
 }

@@ -240,7 +240,7 @@ func (b *Builder) place(id string) {
 		s.problems = append(s.problems, ps...)
 	}
 	if err := nameLiteral(spec.Name); err != nil || spec.Name == "" {
-		nowhere(s.problem(labels.Error, "", "", "the service has no name that can be shown: not published", ""))
+		nowhere(s.problem(labels.Error, "", "", "the service has no name that can be shown: not published", "give it a name of letters, digits, `-`, `_` and `.`"))
 		return
 	}
 	if first := b.firstOfName(spec.Name); first != spec {

@@ -64,6 +64,8 @@ func (r *route) answersItself() bool {
 	return l.Redirect != "" || l.Respond != nil || len(l.Redirects) > 0 && len(l.Hosts) == 0 && !l.DefaultBackend
 }
 
+const hostHint = "write a host such as `app.example.com`"
+
 // claimsOf says which matches a route wants.
 func claimsOf(r *route) []*claim {
 	l := r.label
@@ -75,12 +77,12 @@ func claimsOf(r *route) []*claim {
 	}
 	root := cmp.Or(l.ContextRoot, "/")
 	if err := pathLiteral(root); err != nil {
-		refuse("context_root", root, err.Error(), "")
+		refuse("context_root", root, err.Error(), "write a path such as `/app`")
 		root = "/"
 	}
 	for _, p := range l.Paths {
 		if err := pathLiteral(p); err != nil {
-			refuse("path", p, err.Error(), "")
+			refuse("path", p, err.Error(), "write a path such as `/app`")
 		}
 	}
 	if key := cmp.Or(given("path", len(l.Paths) > 0), given("path_regex", l.PathRegex != "")); key != "" && root != "/" {
@@ -100,7 +102,7 @@ func claimsOf(r *route) []*claim {
 	for _, h := range l.Hosts {
 		if err := domainLiteral(h); err != nil {
 			p := r.problem(labels.Error, "hosts", err.Error())
-			p.Value = h
+			p.Value, p.Hint = h, hostHint
 			r.svc.problems = append(r.svc.problems, p)
 			continue
 		}
@@ -118,7 +120,7 @@ func claimsOf(r *route) []*claim {
 		from := &l.Redirects[i]
 		if err := domainLiteral(from.From); err != nil {
 			p := r.problem(labels.Error, "redirects", err.Error())
-			p.Value = from.From
+			p.Value, p.Hint = from.From, hostHint
 			r.svc.problems = append(r.svc.problems, p)
 			continue
 		}

@@ -197,7 +197,7 @@ func (a *addresser) onNode(t *watcher.Task) (netip.AddrPort, bool) {
 	}
 	if port == 0 && t.HostNetwork {
 		if a.own[a.port] {
-			a.add(a.problem(labels.Error, "port", fmt.Sprint(a.port), "this is a port of the control plane on the node's own network", ""))
+			a.add(a.problem(labels.Error, "port", fmt.Sprint(a.port), "this is a port of the control plane on the node's own network", "let one of the two listen on another port"))
 			return netip.AddrPort{}, false
 		}
 		port = a.port
@@ -305,7 +305,7 @@ func (a *addresser) allowed(addr netip.Addr) bool {
 	if reason == "" {
 		return true
 	}
-	a.add(a.problem(labels.Error, "network", addr.String(), "a task's address is refused: "+reason, ""))
+	a.add(a.problem(labels.Error, "network", addr.String(), "a task's address is refused: "+reason, a.svc.toJoin()))
 	return false
 }
 

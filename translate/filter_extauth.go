@@ -54,7 +54,7 @@ var extAuth = &httpFilter{
 		var filters []*corev3.TypedExtensionConfig
 		add := func(name string, m validator) error {
 			if err := m.ValidateAll(); err != nil {
-				return errorAt("ext_auth", "", "Envoy would refuse it: %v", err)
+				return errorAt("ext_auth", "write another value, shorter and of plain letters", "Envoy would refuse it: %v", err)
 			}
 			filters = append(filters, &corev3.TypedExtensionConfig{Name: name, TypedConfig: mustAny(m)})
 			return nil

@@ -59,7 +59,7 @@ var jwt = &httpFilter{
 				return nil, errorAt("jwt_jwks", "write a URL such as `https://id.example.com/keys`", "is not an http or https URL")
 			}
 			if why := r.svc.b.refusedServer(e); why != "" {
-				return nil, errorAt("jwt_jwks", "", "the server is refused: %s", why)
+				return nil, errorAt("jwt_jwks", "write the URL of a server that the proxies may reach, or put the keys into a config", "the server is refused: %s", why)
 			}
 			r.refs = append(r.refs, e.cluster())
 			p.JwksSourceSpecifier = &jwtv3.JwtProvider_RemoteJwks{RemoteJwks: &jwtv3.RemoteJwks{
@@ -78,7 +78,7 @@ var jwt = &httpFilter{
 			p.JwksSourceSpecifier = &jwtv3.JwtProvider_LocalJwks{LocalJwks: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: keys}}}
 		}
 		if err := p.ValidateAll(); err != nil {
-			return nil, errorAt("jwt_jwks", "", "Envoy would refuse it: %v", err)
+			return nil, errorAt("jwt_jwks", "write another value, shorter and of plain letters", "Envoy would refuse it: %v", err)
 		}
 		name := routeKey(r)
 		r.share(jwtName, p)

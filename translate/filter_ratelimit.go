@@ -111,7 +111,7 @@ var rateLimit = &httpFilter{
 		}}}
 		one.RateLimits = []*routev3.RateLimit{{Actions: actions}}
 		if err := one.ValidateAll(); err != nil {
-			return nil, errorAt("rate_limit", "", "Envoy would refuse it: %v", err)
+			return nil, errorAt("rate_limit", "write a rate such as `100/s`", "Envoy would refuse it: %v", err)
 		}
 		r.share(rateLimitName, one)
 		r.says(kind, name)

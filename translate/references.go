@@ -36,13 +36,13 @@ func (s *service) refer(key, name string, port uint32, protocol string) (*backen
 	}
 	b, set := s.b, s.b.cache.Set(s.b.cfg.LabelPrefixes, spec)
 	if err := nameLiteral(spec.Name); err != nil {
-		return nil, errorAt(key, "", "service %q has no name that can be shown", name)
+		return nil, errorAt(key, "the name of another service", "service %q has no name that can be shown", name)
 	}
 	switch cfg, told := place(b.cfg, spec, set); {
 	case spec.Mode.Job():
 		return nil, errorAt(key, "the name of a service that keeps running", "service %s is a job, which runs to its end", spec.Name)
 	case cfg == nil && len(told) > 0 && told[0].Severity == labels.Error:
-		return nil, errorAt(key, "", "service %s is in no collection: %s", spec.Name, told[0].Reason)
+		return nil, errorAt(key, "label it "+clusterKey+": "+s.coll.name, "service %s is in no collection: %s", spec.Name, told[0].Reason)
 	case cfg != nil && cfg != s.coll.cfg:
 		return nil, errorAt(key, "label it "+clusterKey+": "+s.coll.name, "service %s belongs to collection %s, not to this one", spec.Name, collectionName(b.cfg, cfg))
 	}
@@ -118,7 +118,6 @@ func (r *route) referOn() {
 			r.lacks(err, false)
 		} else {
 			r.mirror = be.name
-			r.refs = append(r.refs, be.name)
 		}
 	}
 	if name := r.label.Failover; name != "" {
