@@ -36,14 +36,14 @@ func (o option) standard(raw any) bool {
 	return slices.ContainsFunc(o.standards, func(s string) bool { return strings.EqualFold(s, t) }) || o.like != nil && o.like(raw)
 }
 
-// section is one table of config.toml.
-type section struct {
+// Section is one table of config.toml.
+type Section struct {
 	Place   string
 	options []option
 }
 
 // Sections is every option, by where it stands.
-var Sections = []section{
+var Sections = []Section{
 	{"the top level", coreOptions},
 	{"[Extensions.<name>]", extensionOptions},
 	{"[Extensions.<name>.Config]", proxyOptions},

@@ -6,7 +6,7 @@ import (
 )
 
 // Names lists the options of a section.
-func (s section) Names() []string {
+func (s Section) Names() []string {
 	var out []string
 	for _, o := range s.options {
 		out = append(out, o.name)
