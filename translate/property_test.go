@@ -30,6 +30,7 @@ func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
 
 func newSwarm(seed uint64) *swarm {
 	s := &swarm{rnd: rand.New(rand.NewPCG(seed, 7)), picture: newWorld().Picture, cfg: testConfig()}
+	s.objects()
 	for range 4 + s.rnd.IntN(8) {
 		s.addService()
 	}
@@ -55,6 +56,7 @@ func (s *swarm) config() {
 	cfg.Collections["prod"].MatchConstraints = []string{"node.labels.collection == prod"}
 	cfg.Collections["prod"].Networks = pick(r, nil, []string{"prod-edge"})
 	dev.Default = r.IntN(4) > 0
+	dev.AccessLog = r.IntN(4) == 0
 	if r.IntN(4) == 0 {
 		cfg.Collections["test"] = &config.Collection{Name: "test", Bind: "0.0.0.0", HTTPPort: 8080}
 	}
@@ -74,7 +76,7 @@ func (s *swarm) route(prefix string, into map[string]string) {
 	into[prefix+"connect_timeout"] = pick(r, "", "", "1s", "2")
 	into[prefix+"timeout"] = pick(r, "", "", "30s", "x")
 	s.guards(prefix, into)
-	into[prefix+"basic_auth"] = pick(r, "", "", "", "", "", "users")
+	s.shaping(prefix, into)
 	seldom := func(from ...string) string { // of class M: most routes should live
 		if r.IntN(5) > 0 {
 			return ""
@@ -143,14 +145,32 @@ func (s *swarm) guards(prefix string, into map[string]string) {
 	into[prefix+"max_body_size"] = pick(r, "", "", "", "0", "10m", "9223372036854775807", "-1")
 	into[prefix+"ext_auth"] = pick(r, "", "", "", "", "svc-001/x", "grpc://svc-002:81", "nobody", "svc-003:80", "a b")
 	into[prefix+"ext_auth_headers"] = pick(r, "", "", "", "", "X-User,Cookie", "host")
+	into[prefix+"basic_auth"] = pick(r, "", "", "", "", "users", "keys", "gone")
+	into[prefix+"api_keys"] = pick(r, "", "", "", "", "keys", "users", "a b")
 	into[prefix+"jwt_issuer"] = pick(r, "", "", "", "", "https://id.test", "me")
 	into[prefix+"jwt_jwks"] = into[prefix+"jwt_issuer"] // mostly both or none
 	if r.IntN(2) == 0 {
-		into[prefix+"jwt_jwks"] = pick(r, "", "", "https://id.test/keys", "http://id.test:81/keys", "http://127.0.0.1/keys", "http://[fe80::1]/", "https://192.0.2.1/k?x=y", "keys")
+		into[prefix+"jwt_jwks"] = pick(r, "", "", "https://id.test/keys", "http://id.test:81/keys", "http://127.0.0.1/keys", "http://[fe80::1]/", "https://192.0.2.1/k?x=y", "keys", "keys")
 	}
 	into[prefix+"cors_origins"] = pick(r, "", "", "", "*", "https://a.test, http://*.a.test:81", "a.test")
 	into[prefix+"cors_methods"] = pick(r, "", "", "", "GET,PUT", "*", "get")
 	into[prefix+"cors_credentials"] = pick(r, "", "", "", "true", "no")
+}
+
+// shaping of a route, good and bad.
+func (s *swarm) shaping(prefix string, into map[string]string) {
+	r := s.rnd
+	into[prefix+"set_request_header."+pick(r, "X-A", "x-b", "Host", "Content-Length", "X-Real-Ip")] = pick(r, "", "", "", "100%", `%REQ(:path)% "x" {y} ü`, " ", "a\tb", "a\x1bb")
+	into[prefix+"add_request_header.X-A"] = pick(r, "", "", "", "b", strings.Repeat("%", 8192), strings.Repeat("%", 8193))
+	into[prefix+"remove_request_headers"] = pick(r, "", "", "", "Cookie, x-a,X-A", ":path", "x-envoy-retry-on")
+	into[prefix+"set_response_header."+pick(r, "Retry-After", "X-Waggle-Reason", "Transfer-Encoding", "bad name")] = pick(r, "", "", "", "60", "%")
+	into[prefix+"add_response_header.Set-Cookie"] = pick(r, "", "", "", "a=b; Path=/")
+	into[prefix+"remove_response_headers"] = pick(r, "", "", "", "Server", "a b", ",")
+	into[prefix+"compression"] = pick(r, "", "", "", "gzip", "br,zstd,gzip,br", "deflate")
+	into[prefix+"websocket"] = pick(r, "", "", "", "false", "true", "off")
+	into[prefix+"access_log"] = pick(r, "", "", "", "true", "false", "maybe")
+	into[prefix+"fault_delay"] = pick(r, "", "", "", "2s,10%", "1ms,0", "8760h,100", "0,10%", "2s")
+	into[prefix+"fault_abort"] = pick(r, "", "", "", "503,5%", "200,0.0001", "600,1", "99,1")
 }
 
 // tame drops what no careful author writes: else hardly a route of so many keys lives.
@@ -264,6 +284,17 @@ func (s *swarm) setTasks(id string) {
 	}
 }
 
+// objects are the configs that guards name: good, bad and gone.
+func (s *swarm) objects() {
+	s.picture.Configs = map[string]*watcher.Config{}
+	for _, name := range []string{"users", "keys", "red_keys"} {
+		data := pick(s.rnd, "", "alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n", "k1\n", `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}`)
+		if data != "" {
+			s.picture.Configs[name] = &watcher.Config{ID: name, Name: name, Data: []byte(data)}
+		}
+	}
+}
+
 // step changes the Swarm and says what changed.
 func (s *swarm) step() watcher.Changes {
 	s.next()
@@ -277,7 +308,10 @@ func (s *swarm) step() watcher.Changes {
 		return ids[r.IntN(len(ids))]
 	}
 	set := func(id string) map[string]struct{} { return map[string]struct{}{id: {}} }
-	switch r.IntN(12) {
+	switch r.IntN(13) {
+	case 12:
+		s.objects()
+		return watcher.Changes{Shared: true}
 	case 0:
 		id := s.addService()
 		return watcher.Changes{Services: set(id), Tasks: set(id)}
