@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -328,8 +329,13 @@ func (b *bench) apply(t *testing.T, p *watcher.Picture) {
 		if a.collection == "strict" {
 			path = "/must/"
 		}
-		_, err := until(t.Context(), a.http.String(), fmt.Sprintf("marker-%d.test", b.n), path, from(b.marker(a.collection)))
-		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
+		_, err := until(ctx, a.http.String(), fmt.Sprintf("marker-%d.test", b.n), path, from(b.marker(a.collection)))
+		cancel()
+		if err != nil { // most likely it has refused something, and says what
+			log, _ := os.ReadFile(b.fleet[slices.Index(b.addresses, a)].Log())
+			require.NoError(t, err, "the Envoy of %s: %s", a.collection, log)
+		}
 	}
 }
 
