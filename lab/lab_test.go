@@ -20,6 +20,7 @@ import (
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
 	"github.com/waggle-lb/waggle/xds"
@@ -32,9 +33,17 @@ func inProcess(ctx context.Context, src watcher.Source, cfg *config.Config, lis 
 	log := slog.New(slog.DiscardHandler)
 	server := xds.New(xds.Options{Guard: identity.Insecure(), Logger: log})
 	loop := control.New(cfg, server, control.DefaultPace, log)
+	disk := secrets.NewWatch(cfg, secrets.Options{Log: log}, loop.Material)
+	disk.Look()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = loop.Run(ctx) })
-	wg.Go(func() { _ = src.Run(ctx, loop.Update) })
+	wg.Go(func() { disk.Run(ctx) })
+	wg.Go(func() {
+		_ = src.Run(ctx, func(u watcher.Update) {
+			disk.Declare(u.Picture)
+			loop.Update(u)
+		})
+	})
 	wg.Go(func() { _ = server.Serve(ctx, lis) })
 	return func() { cancel(); wg.Wait() }, nil
 }

@@ -52,6 +52,24 @@ type shelf struct {
 	refused map[string]string
 }
 
+// Of is material put together from the items of each collection, for whoever has them
+// from elsewhere than a disk.
+func Of(items map[string][]Item) *Material {
+	m := &Material{shelves: map[string]shelf{}}
+	for collection, all := range items {
+		s := shelf{secrets: map[string]Item{}, files: map[string]Item{}}
+		for _, i := range all {
+			if i.Kind == Secret {
+				s.secrets[i.Name] = i
+			} else {
+				s.files[i.Name] = i
+			}
+		}
+		m.shelves[collection] = s
+	}
+	return m
+}
+
 // Equal reports whether two materials hold the same.
 func (m *Material) Equal(o *Material) bool {
 	if m == nil || o == nil {
