@@ -3,6 +3,7 @@ package labels
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"regexp/syntax"
 	"strings"
 )
@@ -137,12 +138,19 @@ var regex = kind[string]{doc: "RE2, anchored, ≤ 1 KiB", read: func(text string
 	if err != nil {
 		return "", refuse("write an RE2 pattern such as `/v[0-9]+/.*`", "is not an RE2 pattern: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 	}
+	if e := wideEscape.FindStringSubmatch(text); e != nil {
+		return "", refuse("write the character itself, or its bytes as a URL has them (`%C3%BC`)", "`%s` is no byte, and the proxy compares byte by byte", e[1])
+	}
 	program, err := syntax.Compile(parsed.Simplify())
 	if err != nil || len(program.Inst) > maxInstructions {
 		return "", refuse("write a simpler pattern, with smaller repetitions", "is too expensive to run on every request")
 	}
 	return text, nil
 }}
+
+// wideEscape finds characters above \xFF that are written as escapes. Envoy's RE2 works
+// on bytes and would refuse the whole route table.
+var wideEscape = regexp.MustCompile(`(?:^|[^\\])(?:\\\\)*(\\x\{0*[1-9A-Fa-f][0-9A-Fa-f]{2,}\}|\\[4-7][0-7]{2})`)
 
 // link is an absolute http or https URL.
 var link = kind[string]{doc: "URL", read: func(text string) (string, error) {

@@ -47,6 +47,10 @@ func TestRegex(t *testing.T) {
 	const simpler = "write a simpler pattern, with smaller repetitions"
 	read(t, regex, []reading{
 		{text: "/v[0-9]+/.*", want: "/v[0-9]+/.*"},
+		{text: `/\x{ff}\x{00fc}\377\\x{100}ü`, want: `/\x{ff}\x{00fc}\377\\x{100}ü`},
+		{text: `/a\x{10FFFF}`, reason: "`\\x{10FFFF}` is no byte, and the proxy compares byte by byte", hint: "write the character itself, or its bytes as a URL has them (`%C3%BC`)"},
+		{text: `\\\x{0100}`, reason: "`\\x{0100}` is no byte, and the proxy compares byte by byte", hint: "write the character itself, or its bytes as a URL has them (`%C3%BC`)"},
+		{text: `[\400]`, reason: "`\\400` is no byte, and the proxy compares byte by byte", hint: "write the character itself, or its bytes as a URL has them (`%C3%BC`)"},
 		{text: " ", reason: "is blank", hint: "write a pattern such as `/v[0-9]+/.*`"},
 		{text: "(?=a)", reason: "is not an RE2 pattern: invalid or unsupported Perl syntax: `(?=`", hint: "write an RE2 pattern such as `/v[0-9]+/.*`"},
 		{text: "(a{30}b{30}){30}", reason: "is too expensive to run on every request", hint: simpler},
