@@ -161,6 +161,15 @@ func TestReferencesFollowTheService(t *testing.T) {
 	require.Equal(t, []string{"a_web:80"}, names(b, "dev", Cluster))
 }
 
+// A route that sends nothing on names nobody who gets copies of it.
+func TestNoCopiesOfNothing(t *testing.T) {
+	w := newWorld()
+	w.service("a_web", map[string]string{"hosts": "a.test", "port": "80", "weight": "0", "mirror": "shadow"}, stack("a"))
+	w.service("a_shadow", map[string]string{"hosts": "b.test", "port": "80", "rewrite_regex": "("}, stack("a"))
+	b := w.build(t, testConfig())
+	require.Empty(t, names(b, "dev", Cluster))
+}
+
 func TestReferencesInACircle(t *testing.T) {
 	w := newWorld()
 	w.service("a_x", map[string]string{"hosts": "x.test", "port": "80", "failover": "y", "mirror": "y"}, stack("a"))

@@ -45,6 +45,9 @@ func routesOf(cfg *config.Collection, m match) (routes []*routev3.Route, cluster
 		clusters = append(clusters, s.claim.route.backend.name)
 	}
 	clusters = append(clusters, oldest.refs...)
+	if oldest.mirror != "" {
+		clusters = append(clusters, oldest.mirror)
+	}
 
 	rewrite := oldest.label.ContextRootRewrite && m.on.kind == prefixPath && m.on.path != "/"
 	if rewrite {

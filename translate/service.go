@@ -49,10 +49,10 @@ type route struct {
 	backend *backend
 	claims  []*claim
 
-	// refs are the clusters beside its own that the route names: mirrors, and
+	// refs are the clusters beside its own that the route names whatever it does:
 	// whom its guards ask.
 	refs   []string
-	mirror string // the cluster that gets copies, "" where there is none
+	mirror string // the cluster that gets copies of what it sends on, "" where there is none
 
 	// filters is what HTTP filters do for the route, by their name; guards tells
 	// routes with different guards apart.
