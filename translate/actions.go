@@ -75,6 +75,9 @@ func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *rout
 	if w := action.GetWeightedClusters(); w != nil && len(action.HashPolicy) > 0 {
 		w.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
 	}
+	if l.NoWebSocket {
+		action.UpgradeConfigs = []*routev3.RouteAction_UpgradeConfig{{UpgradeType: "websocket", Enabled: wrapperspb.Bool(false)}}
+	}
 	if oldest.mirror != "" {
 		action.RequestMirrorPolicies = []*routev3.RouteAction_RequestMirrorPolicy{{
 			Cluster:         oldest.mirror,
@@ -400,6 +403,11 @@ func unlike(a, b *labels.Route) string {
 		{"ip_hash", a.IPHash == b.IPHash},
 		{"sticky_sessions", a.StickySessions == b.StickySessions},
 		{"mirror", a.Mirror == b.Mirror},
+		{"compression", slices.Equal(a.Compression, b.Compression)},
+		{"websocket", a.NoWebSocket == b.NoWebSocket},
+		{"access_log", same(a.AccessLog, b.AccessLog)},
+		{"fault_delay", same(a.FaultDelay, b.FaultDelay)},
+		{"fault_abort", same(a.FaultAbort, b.FaultAbort)},
 	} {
 		if !o.same {
 			keys = append(keys, o.key)
@@ -407,6 +415,8 @@ func unlike(a, b *labels.Route) string {
 	}
 	return strings.Join(keys, ", ")
 }
+
+func same[T comparable](a, b *T) bool { return a == b || a != nil && b != nil && *a == *b }
 
 // rewrites is what becomes of a path before it reaches the task. Envoy's route
 // says it once: services that share a match must agree.

@@ -32,6 +32,7 @@ var (
 	tooLarge    = answer{"too_large", 413, "The request is too large.\n", false}
 	rateLimited = answer{"rate_limited", 429, "Too many requests.\n", false} // the filter says retry-after
 	forbidden   = answer{"forbidden", 403, "Access is denied.\n", false}     // or 401
+	noUpgrade   = answer{"forbidden", 403, "Connections cannot be upgraded here.\n", false}
 )
 
 // headers are what an answer carries beside Envoy's own.
@@ -88,6 +89,7 @@ func localReplies() *hcmv3.LocalReplyConfig {
 		mapper(says("response.code_details == 'ext_authz_error'"), closed),
 		// Who was asked may have said why.
 		{Filter: says(refused + " && " + asked), HeadersToAdd: forbidden.headers()},
+		mapper(says("response.code_details == 'upgrade_failed'"), noUpgrade),
 		mapper(says("response.code == 413 && !"+labelled), tooLarge),
 		mapper(says(refused+" && !"+labelled), forbidden),
 	}}

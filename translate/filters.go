@@ -42,6 +42,7 @@ type httpFilter struct {
 // httpFilters is the chain in its order: what is cheap and refuses first, what
 // costs most and what changes the request last. The router is not in it.
 var httpFilters = []*httpFilter{
+	logOn, logOff, // what is refused is logged too
 	addresses, // the cheapest, and what it refuses costs nobody else anything
 	cors,      // preflight requests carry no credentials, and refusals below must be readable by scripts
 	rateLimit, // whoever guesses passwords is counted
@@ -50,7 +51,9 @@ var httpFilters = []*httpFilter{
 	apiKeys,
 	jwt,
 	extAuth, // the dearest: another service is asked
-	sticky,  // who answers is known only when nobody refuses any more
+	fault,
+	gzip, brotli, zstd,
+	sticky, // who answers is known only when nobody refuses any more
 }
 
 // labelError is an error of one key of a route.

@@ -108,10 +108,7 @@ func nobody() *corev3.CidrRange {
 }
 
 // accessLog is JSON with fixed fields: a label never supplies a format.
-func accessLog(on bool) []*accesslogv3.AccessLog {
-	if !on {
-		return nil
-	}
+func accessLog(byDefault bool) []*accesslogv3.AccessLog {
 	fields := map[string]*structpb.Value{}
 	for name, command := range map[string]string{
 		"time": "%START_TIME%", "method": "%REQ(:METHOD)%", "authority": "%REQ(:AUTHORITY)%", "path": "%REQ(:PATH)%",
@@ -125,7 +122,8 @@ func accessLog(on bool) []*accesslogv3.AccessLog {
 		fields[name] = structpb.NewStringValue(command)
 	}
 	return []*accesslogv3.AccessLog{{
-		Name: "envoy.access_loggers.stdout",
+		Name:   "envoy.access_loggers.stdout",
+		Filter: logged(byDefault),
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: mustAny(&streamlogv3.StdoutAccessLog{
 			AccessLogFormat: &streamlogv3.StdoutAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{
 				Format: &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: &structpb.Struct{Fields: fields}},

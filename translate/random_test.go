@@ -35,7 +35,7 @@ func TestEnvoyTakesRandomLabels(t *testing.T) {
 			c.ID, c.Name, c.Labels = own+"-"+id, own+"_"+s.Name, map[string]string{}
 			// Of so many labels one is always bad: most services keep some of them.
 			for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
-				if rnd.IntN(5) == 0 || seed%5 == 0 {
+				if rnd.IntN(6) == 0 || seed%5 == 0 {
 					c.Labels[k] = strings.ReplaceAll(s.Labels[k], ".test", "."+own+".test")
 				}
 			}

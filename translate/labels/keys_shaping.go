@@ -71,20 +71,29 @@ var shapingKeys = section{title: "Shaping and watching", intro: "Values are lite
 	{name: "remove_response_headers", class: Comfort,
 		value:   use(list("list of header names", shapedHeader), func(t *target, v []string) { t.route.ResponseHeaders.Remove = lowered(v) }),
 		meaning: "Removes headers of the response."},
-	{name: "compression", class: Comfort, value: later(list("list of `gzip`, `br`, `zstd`", word("gzip", "br", "zstd"))),
-		meaning: "Compresses responses."},
+	{name: "compression", class: Comfort,
+		value:   use(list("list of `gzip`, `br`, `zstd`", word(Compressions...)), func(t *target, v []string) { t.route.Compression = set(v) }),
+		meaning: "Compresses responses that are text, from 1 KiB on, for clients that ask for it; where they take several equally, zstd before br before gzip. Never event streams, gRPC, ranges, or what the task has compressed."},
 	{name: "websocket_endpoints", class: Comfort, interlock: true, value: accept(list("list", text)),
 		meaning: "Accepted; upgrades work on every route anyway."},
-	{name: "websocket", class: Comfort, standard: "true", value: later(boolean),
-		meaning: "`false` forbids upgrades."},
-	{name: "access_log", class: Comfort, standard: "false", standardText: "the collection's", value: later(boolean),
-		meaning: "Writes a line for every request."},
+	{name: "websocket", class: Comfort, standard: "true",
+		value:   use(boolean, func(t *target, v bool) { t.route.NoWebSocket = !v }),
+		meaning: "`false` forbids upgrades: they are answered with 403."},
+	{name: "access_log", class: Comfort, standardText: "the collection's",
+		value:   use(boolean, func(t *target, v bool) { t.route.AccessLog = &v }),
+		meaning: "Whether a line is written for every request of the route (JSON, on the proxies' standard output)."},
 	{name: "trace_sampling", class: Comfort, value: later(percent),
 		meaning: "The share of requests that are traced."},
-	{name: "fault_delay", class: Comfort, value: later(pair("`2s,10%`", true, positive, percent)),
+	{name: "fault_delay", class: Comfort,
+		value: use(pair("`2s,10%`", true, positive, percent), func(t *target, v two[time.Duration, float64]) {
+			t.route.FaultDelay = &Delay{For: v.first, Percent: v.second}
+		}),
 		meaning: "Delays a share of the requests."},
-	{name: "fault_abort", class: Comfort, value: later(pair("`503,5%`", true, respondStatus, percent)),
-		meaning: "Answers a share of the requests with this status."},
+	{name: "fault_abort", class: Comfort,
+		value: use(pair("`503,5%`", true, respondStatus, percent), func(t *target, v two[uint32, float64]) {
+			t.route.FaultAbort = &Abort{Status: v.first, Percent: v.second}
+		}),
+		meaning: "Answers a share of the requests with this status; they do not reach the task."},
 }}
 
 // maxHeaderValue leaves room for the escapes of Envoy's formats, below its limit of 16 KiB.
