@@ -125,6 +125,9 @@ func (a *addresser) noCommonNetwork() Problem {
 		return a.problem(labels.Error, "port", fmt.Sprint(a.port), fmt.Sprintf("no task has port %d published on a node whose address is known", a.port), a.svc.toPublish(a.port))
 	case r.any:
 		return a.problem(labels.Error, "network", "", "no task has an address on a network (ingress does not count)", a.svc.toJoin()+"; or publish the port: "+a.svc.toPublish(a.port))
+	case len(r.networks) == 0 && a.picture.Static: // what exists beside the file is not known
+		missing := a.networks.missing(a.svc.coll.cfg)
+		return a.problem(labels.Error, "network", "", "no task has an address on a network of the proxies: "+strings.Join(missing, ", "), a.svc.toJoin(missing...)+"; or publish the port: "+a.svc.toPublish(a.port))
 	case len(r.networks) == 0:
 		return a.problem(labels.Error, "network", "", "no task has an address on a network of the proxies: there is none called "+strings.Join(a.networks.missing(a.svc.coll.cfg), ", "),
 			"create it, or correct `networks` of the collection")

@@ -125,7 +125,7 @@ func reachOf(p *watcher.Picture, n networkNames, c *config.Collection, fleet []s
 			allowed := collectionNetworks(n, c)
 			if ids = slices.DeleteFunc(ids, func(id string) bool { return !slices.Contains(allowed, id) }); len(ids) == 0 {
 				r.broken = true
-				return r, []Problem{problem(labels.Error, "network", l.Network, fmt.Sprintf("the proxies of collection %s are not on this network", svc.coll.name), "write one of theirs: "+strings.Join(c.Networks, ", ")+"; "+svc.toJoin(c.Networks...))}
+				return r, []Problem{problem(labels.Error, "network", l.Network, fmt.Sprintf("the proxies of collection %s are not on this network", svc.coll.name), svc.theirs(n, allowed))}
 			}
 		}
 		r.networks = ids
@@ -135,7 +135,7 @@ func reachOf(p *watcher.Picture, n networkNames, c *config.Collection, fleet []s
 		}
 		var ps []Problem
 		if len(c.Networks) == 0 && len(fleet) > 0 && !intersects(ids, fleet) {
-			ps = append(ps, problem(labels.Warning, "network", l.Network, fmt.Sprintf("no proxy of collection %s is on this network", svc.coll.name), "write one of theirs: "+n.names(fleet)+"; "+svc.toJoin(n.name(fleet[0]))))
+			ps = append(ps, problem(labels.Warning, "network", l.Network, fmt.Sprintf("no proxy of collection %s is on this network", svc.coll.name), svc.theirs(n, fleet)))
 		}
 		return r, ps
 

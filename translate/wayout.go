@@ -24,6 +24,23 @@ func (s *service) toJoin(names ...string) string {
 	return fmt.Sprintf("add %s under `networks:` of the service, or for a running one: docker service update --network-add %s %s", what, what, s.spec.Name)
 }
 
+// theirs says on which network the proxies are, and where the service is on none of
+// these, how it gets there.
+func (s *service) theirs(n networkNames, proxies []string) string {
+	var names []string
+	for _, id := range proxies {
+		names = append(names, n.name(id))
+	}
+	if len(names) == 0 { // a file does not say that they are there
+		names = s.coll.cfg.Networks
+	}
+	hint := "write one of theirs: " + strings.Join(names, ", ")
+	if !intersects(proxies, s.spec.Networks) {
+		hint += "; and " + s.toJoin(names...)
+	}
+	return hint
+}
+
 // toPublish says how a port gets onto the service's node.
 func (s *service) toPublish(port uint32) string {
 	if s.spec.Plain {
