@@ -1,6 +1,7 @@
 package control
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -61,8 +63,25 @@ func TestMaterialIsAnInput(t *testing.T) {
 		require.Contains(t, c.Status().Problems[0].Reason, "there is no secret, config or file called users")
 
 		c.Material(alice)
-		c.Reconfigure(cfg)
+		time.Sleep(time.Second)
 		synctest.Wait()
-		require.Empty(t, c.Status().Problems, "what was told before the configuration is there when that is built")
+		require.Empty(t, c.Status().Problems)
 	})
+}
+
+// Whatever the loop looks at first: what is on disk was told before the picture or the
+// configuration that needs it, and is there when that is built.
+func TestMaterialIsThereWhenItIsNeeded(t *testing.T) {
+	cfg := config.ForCollections(nil)
+	users := secrets.Item{Kind: secrets.File, Name: "users", Data: secrets.Hide([]byte("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n"))}
+	c := New(cfg, &board{}, DefaultPace, slog.New(slog.DiscardHandler))
+	l := &loop{Control: c, builder: translate.NewBuilder(), published: map[string]bool{}, cfg: cfg}
+	s := newSwarm("a")
+	s.p.Services["a"].Labels["com.docker.lb.basic_auth"] = "users"
+	c.Material(secrets.Of(map[string][]secrets.Item{"default": {users}}))
+	l.update(s.update(watcher.Changes{All: true}))
+	l.build()
+	for _, p := range l.builder.Problems() {
+		require.NotContains(t, p.Label, "basic_auth", p.Reason)
+	}
 }
