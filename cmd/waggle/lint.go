@@ -16,9 +16,16 @@ func lintCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lint FILE…",
 		Short: "Check the labels of stack files, as the control plane would see them",
+		Long: `Check the labels of stack files, as the control plane would see them.
+
+In a file for a Swarm the labels under deploy.labels count; in a Compose project for a
+plain Docker those of the containers, under labels. A file is taken for the latter if
+it is called docker-compose.yml or compose.yml and has none under deploy.labels, with
+--compose, or where the configuration says swarm.source: compose.`,
 		Example: `  waggle lint stack.yml
   waggle lint --strict --config waggle.yml -f shop.yml -f blog.yml
-  docker compose config | waggle lint --stack shop -`,
+  waggle lint docker-compose.yml
+  docker compose config | waggle lint --compose --stack shop -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			format, err := formats(cmd, "text", "json")
 			if err != nil {
