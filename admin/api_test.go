@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -209,6 +210,23 @@ func TestResources(t *testing.T) {
 		require.Contains(t, body, "[redacted]", path)
 		require.Contains(t, body, "the public half", path)
 		require.NotContains(t, body, "hunter2", path)
+	}
+
+	// What guards know stands in routes.
+	guarded := swarm(svc("web", 1, "hosts", "web.example.com", "port", "80", "service_cluster", "prod", "basic_auth", "users", "api_keys", "keys"))
+	guarded.Configs = map[string]*watcher.Config{
+		"users": {Name: "users", Data: []byte("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n")},
+		"keys":  {Name: "keys", Data: []byte("hunter2-key\n")},
+	}
+	gh := handler(newTestAPI(built(twoCollections(), guarded), &server{}), "")
+	for _, path := range []string{"/collections/prod/resources", "/collections/prod/resources/routes", "/collections/prod/resources/routes/http", "/explain?collection=prod&url=http://web.example.com/", "/services", "/problems"} {
+		body := request(t, gh, "/api/v1"+path).Body.String()
+		if strings.Contains(path, "resources") {
+			require.Contains(t, body, "BasicAuthPerRoute", path)
+			require.Contains(t, body, "[redacted]", path)
+		}
+		require.NotContains(t, body, "hunter2-key", path)
+		require.NotContains(t, body, "5en6G6MezRroT3XKqkdPOmY", path)
 	}
 
 	require.Contains(t, refused(t, h, 404, "/api/v1/collections/x/resources"), "there are dev, prod")

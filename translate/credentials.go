@@ -169,11 +169,11 @@ func webKey(k map[string]any) (map[string]string, error) {
 		}
 		return b
 	}
+	if _, private := k["d"]; private { // whatever it is for
+		return nil, errors.New("is a private key; only public keys belong here")
+	}
 	if field("use") == "enc" || field("alg") != "" && !slices.Contains(signatures[field("kty")+field("crv")], field("alg")) {
 		return nil, nil
-	}
-	if _, private := k["d"]; private {
-		return nil, errors.New("is a private key; only public keys belong here")
 	}
 	out := map[string]string{"kty": field("kty")}
 	for _, name := range []string{"kid", "alg"} {

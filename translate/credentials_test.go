@@ -75,6 +75,7 @@ func TestWebKeys(t *testing.T) {
 	n := b64(idp.key.N.Bytes())
 	for _, c := range []struct{ key, reason string }{
 		{`{"kty":"RSA","n":"` + n + `","e":"AQAB","d":"hidden"}`, "private"},
+		{`{"kty":"RSA","use":"enc","n":"` + n + `","e":"AQAB","d":"hidden"}`, "private"},
 		{`{"kty":"oct","k":"hidden"}`, "symmetric"},
 		{`{"kty":"RSA","n":"` + n[:80] + `","e":"AQAB"}`, "2048 bits"},
 		{`{"kty":"RSA","n":"hidden!","e":"AQAB"}`, "2048 bits"},

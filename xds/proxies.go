@@ -112,7 +112,7 @@ func redact(kind translate.Kind, message string) string {
 	if i := strings.Index(message, "goo.gle/debug"); i >= 0 { // a dump follows
 		return printable(strings.TrimRight(message[:i], " :")+" (the rest is withheld: it may contain key material)", limit)
 	}
-	for _, sign := range []string{"PRIVATE KEY", "inline_string", "inline_bytes", "private_key {"} {
+	for _, sign := range []string{"PRIVATE KEY", "inline_string", "inline_bytes", "private_key {", "credential key"} {
 		if strings.Contains(message, sign) {
 			return withheld
 		}

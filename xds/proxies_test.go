@@ -32,6 +32,7 @@ func TestRedact(t *testing.T) {
 		{translate.Secret, "Failed to load private key from <inline>", "withheld"},
 		{translate.Secret, key, "withheld"},
 		{translate.Routes, "strange " + key, "withheld"},
+		{translate.Routes, "Duplicated credential key: '" + key[len(key)-8:] + "'", "withheld"}, // an API key, by api_key_auth
 		{translate.Routes, "a\x1b[31m\nb\xff", "a [31m b\uFFFD"},
 		{translate.Routes, strings.Repeat("x", 5000), strings.Repeat("x", 1000) + "…"},
 		{translate.Routes, "", ""},
