@@ -157,8 +157,10 @@ func newCluster(name string, u upstream) *clusterv3.Cluster {
 		PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
 		LbPolicy:                      u.policy,
 		CommonLbConfig: &clusterv3.Cluster_CommonLbConfig{
-			// No active checks: below the threshold Envoy would send to ejected tasks again.
-			HealthyPanicThreshold: &typev3.Percent{Value: 0},
+			// Below the threshold Envoy sends to any task, also to ejected ones: only
+			// where there is no other, as when all of them have come this moment.
+			HealthyPanicThreshold:      &typev3.Percent{Value: 1},
+			IgnoreNewHostsUntilFirstHc: true,
 		},
 		CircuitBreakers:               u.breakers(),
 		OutlierDetection:              u.ejection(),
@@ -167,10 +169,11 @@ func newCluster(name string, u upstream) *clusterv3.Cluster {
 		TransportSocket:               u.transportSocket(),
 		TypedExtensionProtocolOptions: map[string]*anyMessage{httpProtocolOptions: mustAny(u.protocolOptions())},
 	}
+	// A task that has gone takes no request until a check fails (envoy-xds.md §3).
+	c.IgnoreHealthOnHostRemoval = true
+	c.HealthChecks = []*corev3.HealthCheck{u.arrival()}
 	if u.check.path != "" {
 		c.HealthChecks = []*corev3.HealthCheck{u.healthCheck(name)}
-		// A task that has gone takes no request until a check fails (envoy-xds.md §3).
-		c.IgnoreHealthOnHostRemoval = true
 	}
 	if u.check.path != "" || u.fallback != "" {
 		// Checks may be wrong about all tasks, and so may failures where all tasks of

@@ -37,7 +37,11 @@ func TestClusterDefaults(t *testing.T) {
 	require.Equal(t, 500*time.Millisecond, c.ConnectTimeout.AsDuration())
 	require.Equal(t, time.Second, c.EdsClusterConfig.EdsConfig.InitialFetchTimeout.AsDuration())
 	require.NotNil(t, c.EdsClusterConfig.EdsConfig.GetAds())
-	require.Zero(t, c.CommonLbConfig.HealthyPanicThreshold.Value)
+	require.EqualValues(t, 1, c.CommonLbConfig.HealthyPanicThreshold.Value, "any task rather than none")
+	require.True(t, c.IgnoreHealthOnHostRemoval)
+	require.Len(t, c.HealthChecks, 1, "one connection, when a task has come")
+	require.NotNil(t, c.HealthChecks[0].GetTcpHealthCheck())
+	require.Equal(t, 24*time.Hour, c.HealthChecks[0].Interval.AsDuration())
 	require.Len(t, c.CircuitBreakers.Thresholds, 2)
 	for _, th := range c.CircuitBreakers.Thresholds {
 		require.EqualValues(t, 1024, th.MaxRetries.GetValue())
