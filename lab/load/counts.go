@@ -36,7 +36,7 @@ type tally struct {
 	requests, failed uint64
 	outcomes         map[string]uint64
 	services, tasks  map[string]uint64
-	latency          histogram
+	latency, wasted  histogram // of good answers, and of the others
 }
 
 // Failure is one failed request.
@@ -68,10 +68,12 @@ type Report struct {
 	Tasks    map[string]uint64 // good answers by task
 	// Latency of good answers, to within 5 %; 0 without any.
 	P50, P90, P99, Max time.Duration
+	// Longest is what any request took, also one that failed; to within 5 %.
+	Longest time.Duration
 	// Failures are the first ones since the mark, at most 20.
 	Failures []Failure
 
-	latency histogram
+	latency, wasted histogram
 }
 
 // Merge is what several runs did together, their latencies included. Elapsed is the longest.
@@ -92,6 +94,9 @@ func Merge(reports ...Report) Report {
 		for i, n := range r.latency {
 			sum.latency[i] += n
 		}
+		for i, n := range r.wasted {
+			sum.wasted[i] += n
+		}
 		sum.Failures = append(sum.Failures, r.Failures...)
 	}
 	slices.SortStableFunc(sum.Failures, func(a, b Failure) int { return a.At.Compare(b.At) })
@@ -103,6 +108,7 @@ func Merge(reports ...Report) Report {
 func (r *Report) quantiles() {
 	r.P50, r.P90 = r.latency.quantile(0.50), r.latency.quantile(0.90)
 	r.P99, r.Max = r.latency.quantile(0.99), r.latency.quantile(1)
+	r.Longest = max(r.Max, r.wasted.quantile(1))
 }
 
 // Rate is requests per second.
@@ -141,6 +147,7 @@ func (r *Run) Since(m Mark) Report {
 		Services: minus(r.total.services, m.total.services),
 		Tasks:    minus(r.total.tasks, m.total.tasks),
 		latency:  r.total.latency.minus(m.total.latency),
+		wasted:   r.total.wasted.minus(m.total.wasted),
 	}
 	rep.quantiles()
 	for _, f := range r.failures {
@@ -175,6 +182,7 @@ func (c *counts) fail(began time.Time, status int, task string, err error) {
 	defer c.mu.Unlock()
 	c.total.requests++
 	c.total.failed++
+	c.total.wasted[bucket(f.Took)]++
 	count(&c.total.outcomes, class(status, err))
 	if len(c.failures) == maxFailures {
 		c.failures = append(c.failures[:0], c.failures[maxFailures/2:]...)

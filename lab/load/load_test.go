@@ -135,6 +135,8 @@ func TestFailuresHaveAClass(t *testing.T) {
 			rep := eventually(t, r, load.Mark{}, func(rep load.Report) bool { return rep.Outcomes[tc.class] > 0 })
 			require.Equal(t, rep.Requests, rep.Failed)
 			require.Contains(t, rep.Failures[0].Text, tc.text)
+			require.Zero(t, rep.Max, "nobody got a good answer")
+			require.Positive(t, rep.Longest)
 		})
 	}
 }
@@ -154,6 +156,7 @@ func TestMergeAddsRunsUp(t *testing.T) {
 	require.Equal(t, map[string]uint64{"200": sum.Requests - sum.Failed, "500": sum.Failed}, sum.Outcomes)
 	require.Equal(t, map[string]uint64{"a.1": sum.Requests - sum.Failed}, sum.Tasks)
 	require.Equal(t, max(reports[0].Max, reports[1].Max), sum.Max)
+	require.Equal(t, max(sum.Max, reports[2].Longest), sum.Longest)
 	require.NotEmpty(t, sum.Failures)
 	require.Zero(t, load.Merge().Requests)
 }
