@@ -177,7 +177,11 @@ func askResources(cmd *cobra.Command, c *api.Client) (map[string]diff.Tree, *con
 }
 
 func readStack(cmd *cobra.Command, file, stack string) (*watcher.Picture, error) {
-	p, findings, err := stackfile.Load(cmd.Context(), stackfile.Options{Files: []string{file}, Stack: stack, Env: environment(), Stdin: cmd.InOrStdin()})
+	plain, err := plainDocker(cmd)
+	if err != nil {
+		return nil, err
+	}
+	p, findings, err := stackfile.Load(cmd.Context(), stackfile.Options{Files: []string{file}, Stack: stack, Plain: plain, Env: environment(), Stdin: cmd.InOrStdin()})
 	for _, f := range findings {
 		if f.Severity == stackfile.Error {
 			fmt.Fprintln(cmd.ErrOrStderr(), "waggle:", f)

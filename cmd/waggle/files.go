@@ -59,26 +59,18 @@ func loadStack(ctx context.Context, cmd *cobra.Command, files []string) (*stack,
 	if err != nil {
 		return nil, err
 	}
-	plain, err := cmd.Flags().GetBool("compose")
+	plain, err := plainDocker(cmd)
 	if err != nil {
 		return nil, err
 	}
 	s := &stack{}
-	if cmd.Flags().Changed("config") {
-		if s.config, err = loadConfig(cmd); err != nil {
-			return nil, err
-		}
-		plain = plain || s.config.Swarm.Source == "compose"
-	}
 	picture, findings, err := stackfile.Load(ctx, stackfile.Options{Files: files, Stack: name, Plain: plain, Env: environment(), Stdin: cmd.InOrStdin()})
 	if err != nil {
 		return nil, err
 	}
 	s.picture, s.findings = picture, fileProblems(findings)
-	if s.config == nil {
-		if s.config, err = fileConfig(cmd, picture); err != nil {
-			return nil, err
-		}
+	if s.config, err = fileConfig(cmd, picture); err != nil {
+		return nil, err
 	}
 	material, errs := secrets.OfFiles(s.config, picture)
 	for _, err := range errs {
@@ -86,6 +78,27 @@ func loadStack(ctx context.Context, cmd *cobra.Command, files []string) (*stack,
 	}
 	s.built = translate.Build(translate.Input{Picture: picture, Config: s.config, Material: material})
 	return s, nil
+}
+
+// plainDocker says whether stack files are for a plain Docker: --compose, else the
+// source of the operator's file; nil where neither says it, and each file tells.
+func plainDocker(cmd *cobra.Command) (*bool, error) {
+	compose, err := cmd.Flags().GetBool("compose")
+	if err != nil || compose {
+		return &compose, err
+	}
+	if !cmd.Flags().Changed("config") {
+		return nil, nil
+	}
+	path, err := cmd.Flags().GetString("config")
+	if err != nil {
+		return nil, err
+	}
+	cfg, _, err := config.Load(path, os.Environ(), labels.CheckOperator) // its notices are printed where it is used
+	if err != nil {
+		return nil, err
+	}
+	return new(cfg.Swarm.Source == "compose"), nil
 }
 
 // fileConfig is the operator's file where one is given; without it, a collection

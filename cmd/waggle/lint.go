@@ -19,9 +19,9 @@ func lintCommand() *cobra.Command {
 		Long: `Check the labels of stack files, as the control plane would see them.
 
 In a file for a Swarm the labels under deploy.labels count; in a Compose project for a
-plain Docker those of the containers, under labels. A file is taken for the latter if
-it is called docker-compose.yml or compose.yml and has none under deploy.labels, with
---compose, or where the configuration says swarm.source: compose.`,
+plain Docker those of the containers, under labels. Which of the two a file is, say
+--compose and the configuration (swarm.source); without them it is a project if it is
+called docker-compose.yml or compose.yml and says nothing that only a Swarm reads.`,
 		Example: `  waggle lint stack.yml
   waggle lint --strict --config waggle.yml -f shop.yml -f blog.yml
   waggle lint docker-compose.yml

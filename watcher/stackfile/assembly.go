@@ -16,7 +16,7 @@ import (
 // assembly puts the stacks of several files together.
 type assembly struct {
 	stack    string // option: the name of every stack
-	plain    bool   // option: no file is for a Swarm
+	plain    *bool  // option: whether the files are for a plain Docker; nil: each tells
 	p        *watcher.Picture
 	findings []placed
 	declared map[string]string // service's full name → file that declared it first
@@ -30,7 +30,7 @@ type placed struct {
 	file int
 }
 
-func newAssembly(stack string, plain bool) *assembly {
+func newAssembly(stack string, plain *bool) *assembly {
 	return &assembly{
 		stack: stack, plain: plain,
 		p: &watcher.Picture{
@@ -79,7 +79,12 @@ func (a *assembly) file(ctx context.Context, number int, name string, content []
 	if err != nil {
 		return err
 	}
-	s := &stack{assembly: a, document: d, number: number, env: env, plain: a.plain || isPlain(name, d.dict)}
+	s := &stack{assembly: a, document: d, number: number, env: env}
+	if a.plain != nil {
+		s.plain = *a.plain
+	} else {
+		s.plain = isPlain(name, d.dict)
+	}
 	own, _ := d.dict["name"].(string)
 	if own, err = interpolate(own, env); err != nil {
 		s.report(Finding{Severity: Error, Line: d.line("name"), Reason: "name: " + err.Error(), Hint: "write the stack's name out, or give it with --stack"}, "")
@@ -131,7 +136,7 @@ func (s *stack) notes() {
 		}
 		s.report(Finding{Severity: Error, Line: s.line("include"), Reason: reason, Hint: "name the files themselves, each with -f"}, "")
 	}
-	if s.plain && !s.assembly.plain {
+	if s.plain && s.assembly.plain == nil {
 		s.report(Finding{Severity: Info, Line: s.line("services"), Reason: "this is read as a Compose project for a plain Docker: the labels of its containers count", Hint: "for a Swarm, move them under `deploy.labels`"}, "")
 	}
 	services, _ := s.dict["services"].(map[string]any)

@@ -27,9 +27,9 @@ type Options struct {
 	// Stack names the stack of every file. Empty: the file's own `name:`, else its
 	// base name without the extension ("stack" for stdin).
 	Stack string
-	// Plain says that the files are Compose projects for a plain Docker: labels of
-	// containers count. Otherwise each file tells: see isPlain.
-	Plain bool
+	// Plain says whether the files are Compose projects for a plain Docker, where
+	// labels of containers count, or stacks of a Swarm; nil: each file tells (isPlain).
+	Plain *bool
 	// Env gives the variables of ${VAR:-default}. The process's own environment and
 	// .env files are not looked at.
 	Env map[string]string

@@ -341,7 +341,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte("services: &s {<<: *s}\n"))
 	f.Add([]byte("services: {w: {configs: [c], secrets: [s], networks: {n: {aliases: [a]}}}}\nconfigs: {c: {content: x}}\nsecrets: {s: {environment: E}}\nnetworks: {n: }\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		l := newAssembly("", false)
+		l := newAssembly("", nil)
 		err := l.file(t.Context(), 0, "-", content, map[string]string{"B": "b"})
 		p, findings := l.picture()
 		if err != nil && strings.Contains(err.Error(), "\n") {

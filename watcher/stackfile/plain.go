@@ -2,6 +2,7 @@ package stackfile
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -9,10 +10,13 @@ import (
 	"github.com/waggle-lb/waggle/watcher"
 )
 
+// ofSwarm are keys of deploy that only a Swarm reads.
+var ofSwarm = []string{"labels", "mode", "placement", "endpoint_mode", "update_config", "rollback_config"}
+
 // isPlain reports whether a file is a Compose project for a plain Docker, not a
 // stack of a Swarm: it is called as Compose looks for it, has labels on its
-// containers, and none under deploy.labels, which a Swarm alone reads. Many stacks
-// are called docker-compose.yml too; the labels tell them apart.
+// containers, and says nothing under deploy that only a Swarm reads. Many stacks are
+// called docker-compose.yml too; that tells them apart.
 func isPlain(file string, dict map[string]any) bool {
 	base, _, _ := strings.Cut(filepath.Base(file), ".")
 	if base != "docker-compose" && base != "compose" {
@@ -22,7 +26,8 @@ func isPlain(file string, dict map[string]any) bool {
 	services, _ := dict["services"].(map[string]any)
 	for _, e := range services {
 		service, _ := e.(map[string]any)
-		if deploy, _ := service["deploy"].(map[string]any); deploy["labels"] != nil {
+		deploy, _ := service["deploy"].(map[string]any)
+		if slices.ContainsFunc(ofSwarm, func(key string) bool { return deploy[key] != nil }) {
 			return false
 		}
 		labelled = labelled || service["labels"] != nil

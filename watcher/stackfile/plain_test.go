@@ -13,7 +13,7 @@ func TestLabelsOfContainersCountWithoutASwarm(t *testing.T) {
 	const both = plain + "    deploy: {labels: {lb.port: \"80\"}}\n"
 	for name, tt := range map[string]struct {
 		file, body string
-		option     bool
+		option     *bool
 		plain      bool
 		labels     map[string]string
 		told       []string
@@ -30,8 +30,16 @@ func TestLabelsOfContainersCountWithoutASwarm(t *testing.T) {
 			file: "docker-compose.yml", body: both, labels: map[string]string{"lb.port": "80", watcher.StackLabel: "shop"},
 			told: []string{"warning docker-compose.yml:5: shop_web: a Swarm ignores `scale`"},
 		},
+		"called so, and with what only a Swarm does": {
+			file: "docker-compose.yml", body: plain + "    deploy: {placement: {constraints: [a==b]}}\n", labels: map[string]string{watcher.StackLabel: "shop"},
+			told: []string{"warning docker-compose.yml:5: shop_web: a Swarm ignores `scale`"},
+		},
+		"said otherwise": {
+			file: "docker-compose.yml", body: plain, option: new(false), labels: map[string]string{watcher.StackLabel: "shop"},
+			told: []string{"warning docker-compose.yml:5: shop_web: a Swarm ignores `scale`"},
+		},
 		"said so": {
-			file: "stack.yml", body: both, option: true, plain: true, labels: map[string]string{"lb.hosts": "a.example", watcher.StackLabel: "shop"},
+			file: "stack.yml", body: both, option: new(true), plain: true, labels: map[string]string{"lb.hosts": "a.example", watcher.StackLabel: "shop"},
 			told: []string{"warning stack.yml:8: shop_web: a plain Docker does not read deploy.labels"},
 		},
 	} {
