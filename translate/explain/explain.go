@@ -177,8 +177,11 @@ func troubles(problems []translate.Problem, collection, service string) []string
 			return append(out, "more: see waggle lint")
 		}
 		sentence := p.Reason
-		if p.Label != "" {
+		switch {
+		case p.Label != "" && p.Value != "":
 			sentence = fmt.Sprintf("%s %q: %s", p.Label, p.Value, p.Reason)
+		case p.Label != "":
+			sentence = p.Label + ": " + p.Reason
 		}
 		if p.Hint != "" {
 			sentence += "; " + p.Hint
