@@ -23,41 +23,46 @@ type reader struct {
 	known   map[string]*file // by path
 	fresh   map[string]*file // of the round under way
 	own     []fs.FileInfo    // of the control plane itself, never read
-	first   bool             // nothing was read before: there is nothing that could be kept
 	waiting bool
+	// dirs are those of the round before, reading those of the round under way. In one
+	// that was not read before everything is taken as it is.
+	dirs, reading map[string]bool
 }
 
 // file is what is known of one file.
 type file struct {
-	data Bytes // nothing where there is none that can be used
-	err  error // why there is none, or why it is not what is there now
-	// how it looked when it was read, and when that was
+	data Bytes     // nothing where there is none that can be used
+	err  error     // why there is none, or why it is not what is there now
+	at   time.Time // when data was read
+	// how it was last seen to look, and since when it is seen so: by the reader's
+	// clock, because that of a file may be another machine's
 	stamp fs.FileInfo
-	at    time.Time
+	since time.Time
 	// since when it is not there although it was; zero where it is
 	gone time.Time
 }
 
-// patience is how many times settle an empty file may still become something, and
-// for how long a time of change is too new to tell one change from the next.
+// patience is how many times settle an empty file may still become something, and for
+// how long a file that looks the same is read again: quick changes may share a time.
 const patience = 20
 
 func newReader(settle time.Duration) *reader {
-	return &reader{settle: settle, now: time.Now, known: map[string]*file{}, first: true}
+	return &reader{settle: settle, now: time.Now, known: map[string]*file{}}
 }
 
 func (r *reader) begin(own []fs.FileInfo) {
-	r.fresh, r.own, r.waiting = map[string]*file{}, own, false
+	r.fresh, r.reading, r.own, r.waiting = map[string]*file{}, map[string]bool{}, own, false
 }
 
 // end forgets files that nobody asked for any more.
 func (r *reader) end() (waiting bool) {
-	r.known, r.fresh, r.first = r.fresh, nil, false
+	r.known, r.dirs, r.fresh, r.reading = r.fresh, r.reading, nil, nil
 	return r.waiting
 }
 
 // directory reads the files of a directory, by name.
 func (r *reader) directory(dir string) (map[string]*file, error) {
+	r.reading[filepath.Clean(dir)] = true
 	listed, err := list(dir)
 	names := map[string]bool{}
 	for _, name := range listed {
@@ -106,15 +111,17 @@ func (r *reader) file(root *os.Root, rootErr error, dir, name string) *file {
 	if before == nil {
 		before = &file{}
 	}
-	f := r.look(before, root, rootErr, name)
+	r.reading[filepath.Dir(path)] = true
+	f := r.look(before, root, rootErr, name, !r.dirs[filepath.Dir(path)])
 	if f.data.any() || f.err == nil || !isGone(f.err) {
 		r.fresh[path] = f
 	}
 	return f
 }
 
-// look says what a file is now, where it was before until now.
-func (r *reader) look(before *file, root *os.Root, rootErr error, name string) *file {
+// look says what a file is now, where it was before until now. first: nothing is known
+// of its directory.
+func (r *reader) look(before *file, root *os.Root, rootErr error, name string, first bool) *file {
 	// keep goes on with what was read before.
 	keep := func(why error) *file {
 		f := *before
@@ -148,32 +155,39 @@ func (r *reader) look(before *file, root *os.Root, rootErr error, name string) *
 	if err := r.refuse(st); err != nil {
 		return &file{err: err}
 	}
-	age := now.Sub(st.ModTime())
-	if before.stamp != nil && same(before.stamp, st) && before.err == nil && before.at.Sub(st.ModTime()) > patience*r.settle {
-		return keep(nil)
+	since := before.since
+	if before.stamp == nil || !same(before.stamp, st) {
+		since = now
 	}
-	if !r.first && age >= 0 && (age < r.settle || st.Size() == 0 && age < patience*r.settle) {
+	// wait goes on with what was read before until the file has settled.
+	wait := func() *file {
 		r.waiting = true
-		return keep(nil)
+		f := keep(nil)
+		f.stamp, f.since = st, since
+		return f
 	}
-	data, after, err := r.content(root, name)
+	age := now.Sub(since)
+	switch {
+	case before.data.any() && before.err == nil && before.at.Sub(since) > patience*r.settle:
+		return keep(nil)
+	case !first && (age < r.settle || st.Size() == 0 && age < patience*r.settle):
+		return wait()
+	}
+	data, err := r.content(root, name, st)
 	switch {
 	case errors.Is(err, errChanged):
-		r.waiting = true
-		return keep(nil)
+		return wait()
 	case err != nil && passing(err) && before.data.any():
 		return keep(reason(err))
-	case err != nil:
-		return &file{err: reason(err)}
-	case len(data) == 0:
-		return &file{err: errors.New("is empty")}
+	case err == nil && len(data) == 0:
+		err = errors.New("is empty")
 	}
-	if age = now.Sub(after.ModTime()); age < 0 || age <= patience*r.settle {
-		// The same time may come to stand for another content: it is read again.
-		r.waiting = r.waiting || age >= 0 && r.settle > 0
+	f := &file{err: reason(err), at: now, stamp: st, since: since}
+	if err != nil {
+		return f
 	}
-	f := &file{data: Hide(data), stamp: after, at: now}
-	if before.data.Equal(f.data) && before.data.any() {
+	r.waiting = r.waiting || age < patience*r.settle
+	if f.data = Hide(data); before.data.any() && before.data.Equal(f.data) {
 		f.data = before.data // one content, quick to compare
 	}
 	return f
@@ -192,37 +206,32 @@ func (r *reader) refuse(st fs.FileInfo) error {
 	return nil
 }
 
-// content reads a file, which may have become another since it was looked at, and
-// says how it looks then. A link may lead within the directory, as those of mounted
-// volumes do, and nowhere else.
-func (r *reader) content(root *os.Root, name string) ([]byte, fs.FileInfo, error) {
+// content reads a file that looked like seen. A link may lead within the directory, as
+// those of mounted volumes do, and nowhere else.
+func (r *reader) content(root *os.Root, name string, seen fs.FileInfo) ([]byte, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not hold anybody up
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if err := r.refuse(st); err != nil {
-		return nil, nil, err
+	if !same(seen, st) {
+		return nil, errChanged
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if len(data) > maxFile {
-		return nil, nil, fmt.Errorf("has more than %d bytes", maxFile)
-	}
-	after, err := f.Stat()
-	if err == nil && (!same(st, after) || after.Size() != int64(len(data))) {
+	if st, err = f.Stat(); err == nil && (!same(seen, st) || st.Size() != int64(len(data))) {
 		err = errChanged
 	}
-	return data, after, err
+	return data, err
 }
 
-var errChanged = errors.New("changed while it was read")
+var errChanged = errors.New("changes while it is read")
 
 func same(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
@@ -240,8 +249,12 @@ func passing(err error) bool {
 
 // reason is an error of a file without what was done to it.
 func reason(err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return pe.Err
+	pe, ok := errors.AsType[*fs.PathError](err)
+	switch {
+	case !ok:
+		return err
+	case pe.Err.Error() == "path escapes from parent": // os.Root has no error to compare with
+		return errors.New("is a link that leads out of its directory")
 	}
-	return err
+	return pe.Err
 }

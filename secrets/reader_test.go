@@ -65,19 +65,44 @@ func TestAFileIsNotBelievedWhileItIsWritten(t *testing.T) {
 	r.is(time.Hour, "one", false)
 
 	write(t, r.dir, "users", "half")
-	r.is(30*time.Second, "one", true)
+	r.is(2*time.Hour, "one", true)
+	r.is(2*time.Hour+50*time.Second, "one", true)
 	write(t, r.dir, "users", "half and whole")
-	r.is(59*time.Second, "one", true)
-	r.is(61*time.Second, "half and whole", true) // soon again: times do not tell quick changes apart
-	r.is(time.Hour, "half and whole", false)
+	r.is(2*time.Hour+70*time.Second, "one", true)
+	r.is(2*time.Hour+129*time.Second, "one", true)
+	r.is(2*time.Hour+131*time.Second, "half and whole", true) // soon again: times do not tell quick changes apart
+	r.is(3*time.Hour, "half and whole", false)
+}
+
+// Two changes at one moment look like one.
+func TestAQuickChangeIsSeen(t *testing.T) {
+	r := newRound(t)
+	moment := time.Now().Add(-time.Hour)
+	for n, content := range []string{"one", "two"} {
+		require.NoError(t, os.Chtimes(write(t, r.dir, "users", content), moment, moment))
+		r.is(time.Duration(n)*2*time.Minute, content, true)
+	}
+	r.is(time.Hour, "two", false)
 }
 
 func TestANewFileWaitsUntilItIsWritten(t *testing.T) {
 	r := newRound(t)
 	r.none(0, absent, false)
-	write(t, r.dir, "users", "new")
+	file := write(t, r.dir, "users", "new")
 	r.none(time.Second, absent, true)
-	r.is(61*time.Second, "new", true)
+	r.is(62*time.Second, "new", true)
+
+	// Another machine's clock says nothing.
+	for n, wrong := range []time.Duration{-time.Hour, time.Hour} {
+		at := time.Duration(n+1) * time.Hour
+		write(t, r.dir, "users", "new and "+wrong.String())
+		require.NoError(t, os.Chtimes(file, time.Now().Add(wrong), time.Now().Add(wrong)))
+		_, err, waiting := r.look(at)
+		require.NoError(t, err)
+		require.True(t, waiting)
+		r.is(at+61*time.Second, "new and "+wrong.String(), true)
+		r.is(at+30*time.Minute, "new and "+wrong.String(), false)
+	}
 }
 
 // Shells empty a file before they fill it.
@@ -86,20 +111,24 @@ func TestAnEmptyFileMayBecomeSomething(t *testing.T) {
 	write(t, r.dir, "users", "one")
 	r.is(0, "one", true)
 	write(t, r.dir, "users", "")
-	r.is(time.Minute*5, "one", true)
-	r.none(time.Hour, "the file users cannot be used: is empty", false)
+	r.is(time.Hour, "one", true)
+	r.is(time.Hour+5*time.Minute, "one", true)
+	const empty = "the file users cannot be used: is empty"
+	r.none(time.Hour+21*time.Minute, empty, false)
+	r.none(time.Hour+22*time.Minute, empty, false)
 	write(t, r.dir, "users", "two")
-	r.none(time.Second, absent, true)
-	r.is(time.Hour, "two", false)
+	r.none(2*time.Hour, absent, true)
+	r.is(3*time.Hour, "two", false)
 }
 
 func TestAFileThatIsGoneIsGoneAWhileLater(t *testing.T) {
 	r := newRound(t)
 	file := write(t, r.dir, "users", "one")
-	r.is(time.Hour, "one", false)
+	r.is(0, "one", true)
 	require.NoError(t, os.Remove(file))
 	r.is(time.Hour, "one", true)
 	write(t, r.dir, "users", "replaced")
+	r.is(time.Hour+time.Second, "one", true)
 	r.is(2*time.Hour, "replaced", false)
 	require.NoError(t, os.RemoveAll(r.dir))
 	r.is(3*time.Hour, "replaced", true)
@@ -110,12 +139,12 @@ func TestAFileThatCannotBeReadIsUsedAsItWas(t *testing.T) {
 	before := &file{data: Hide([]byte("one"))}
 	r := newReader(time.Minute)
 	for _, err := range []error{syscall.EACCES, syscall.EIO, syscall.EMFILE, &os.PathError{Op: "open", Path: "x", Err: syscall.ESTALE}} {
-		f := r.look(before, nil, err, "users")
+		f := r.look(before, nil, err, "users", false)
 		require.Equal(t, "one", string(f.data.Reveal()))
 		require.ErrorIs(t, err, f.err, "and it is told, without the path")
 	}
 	for _, err := range []error{syscall.ELOOP, syscall.ENOTDIR, fmt.Errorf("escapes")} {
-		f := r.look(before, nil, err, "users")
+		f := r.look(before, nil, err, "users", false)
 		require.Empty(t, f.data.Reveal(), "%v says what the file is, and not that it cannot be read", err)
 		require.Error(t, f.err)
 	}
@@ -126,7 +155,7 @@ func TestAFileThatMayNotBeReadIsNotUsed(t *testing.T) {
 	token := write(t, t.TempDir(), "token", "t")
 	for reason, change := range map[string]func(file string) error{
 		"is not a regular file":         func(file string) error { return syscall.Mkfifo(file, 0o600) },
-		"path escapes from parent":      func(file string) error { return os.Symlink(token, file) },
+		"is a link that leads out":      func(file string) error { return os.Symlink(token, file) },
 		"has 1048577 bytes, and at":     func(file string) error { return os.WriteFile(file, make([]byte, maxFile+1), 0o600) },
 		"too many levels of symbolic":   func(file string) error { return os.Symlink(filepath.Base(file), file) },
 		"belongs to the control plane ": func(file string) error { return os.Link(token, file) },
@@ -135,12 +164,11 @@ func TestAFileThatMayNotBeReadIsNotUsed(t *testing.T) {
 			r := newRound(t)
 			file := write(t, r.dir, "users", "one")
 			r.cfg.Admin.TokenFile = token
-			r.is(time.Hour, "one", false)
+			r.is(0, "one", true)
 			require.NoError(t, os.Remove(file))
 			require.NoError(t, change(file))
-			_, err, waiting := r.look(2 * time.Hour)
-			require.ErrorContains(t, err, "the file users cannot be used: "+reason)
-			require.False(t, waiting)
+			_, err, _ := r.look(time.Second)
+			require.ErrorContains(t, err, "the file users cannot be used: "+reason, "at once")
 		})
 	}
 }
