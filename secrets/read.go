@@ -72,7 +72,7 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
 		c := cfg.Collections[name].Certificates
 		s := shelf{secrets: map[string]Item{}, files: map[string]Item{}, refused: map[string]string{}}
-		left := maxBytes
+		left := r.maxBytes
 		put := func(into map[string]Item, kind Kind, name string, f *file) error {
 			if !f.data.any() {
 				if f.err != nil {
@@ -81,7 +81,7 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 				return f.err // none where it is just being written
 			}
 			if left -= len(f.data.Reveal()); left < 0 {
-				s.refused[name] = fmt.Sprintf("the collection's material is larger than %d MiB", maxBytes>>20)
+				s.refused[name] = fmt.Sprintf("the collection's material is larger than %d KiB", r.maxBytes>>10)
 				return fmt.Errorf("%s", s.refused[name])
 			}
 			i := Item{Kind: kind, Name: name, Data: f.data}
@@ -132,8 +132,8 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 	return m, errs, r.end()
 }
 
-// list gives the names of the files of a directory that may be material.
-func list(dir string) ([]string, error) {
+// list gives the names of at most so many files of a directory that may be material.
+func list(dir string, most int) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -144,8 +144,8 @@ func list(dir string) ([]string, error) {
 		if e.IsDir() || !plainName.MatchString(e.Name()) {
 			continue
 		}
-		if len(names) == maxFiles {
-			return names, fmt.Errorf("%s has more than %d files: the others are not read", dir, maxFiles)
+		if len(names) == most {
+			return names, fmt.Errorf("%s has more than %d files: the others are not read", dir, most)
 		}
 		names = append(names, e.Name())
 	}

@@ -20,6 +20,8 @@ type reader struct {
 	settle time.Duration
 	now    func() time.Time
 
+	maxBytes, maxFiles int
+
 	known   map[string]*file // by path
 	fresh   map[string]*file // of the round under way
 	own     []fs.FileInfo    // of the control plane itself, never read
@@ -47,7 +49,7 @@ type file struct {
 const patience = 20
 
 func newReader(settle time.Duration) *reader {
-	return &reader{settle: settle, now: time.Now, known: map[string]*file{}}
+	return &reader{settle: settle, now: time.Now, maxBytes: maxBytes, maxFiles: maxFiles, known: map[string]*file{}}
 }
 
 func (r *reader) begin(own []fs.FileInfo) {
@@ -63,7 +65,7 @@ func (r *reader) end() (waiting bool) {
 // directory reads the files of a directory, by name.
 func (r *reader) directory(dir string) (map[string]*file, error) {
 	r.reading[filepath.Clean(dir)] = true
-	listed, err := list(dir)
+	listed, err := list(dir, r.maxFiles)
 	names := map[string]bool{}
 	for _, name := range listed {
 		names[name] = true

@@ -1,10 +1,10 @@
 package secrets
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -186,28 +186,26 @@ func TestWhatIsTheSameIsReadOnce(t *testing.T) {
 
 func TestACollectionIsBounded(t *testing.T) {
 	cfg, dev, prod := two(t)
-	for i := range maxBytes/maxFile + 1 {
-		write(t, dev, fmt.Sprintf("f%02d", i), string(bytes.Repeat([]byte{'x'}, maxFile)))
+	for i := range 5 {
+		write(t, dev, fmt.Sprintf("f%d", i), strings.Repeat("x", 1024))
+		write(t, prod, fmt.Sprintf("f%d", i), "x")
 	}
-	write(t, prod, "users", "prod's")
-	m, errs := Read(cfg, "", nil)
+	r := newReader(0)
+	r.maxBytes, r.maxFiles = 4096, 4096
+	m, errs, _ := r.read(cfg, "", nil)
 	require.Len(t, errs, 1)
-	require.ErrorContains(t, errs[0], "f64: the collection's material is larger than 64 MiB")
-	_, err := Find(&watcher.Picture{}, m, "dev", "", "f64")
-	require.ErrorContains(t, err, "larger than 64 MiB")
-	_, err = Find(&watcher.Picture{}, m, "dev", "", "f63")
-	require.NoError(t, err)
-	_, err = Find(&watcher.Picture{}, m, "prod", "", "users")
-	require.NoError(t, err, "another collection has its own")
+	require.ErrorContains(t, errs[0], "f4: the collection's material is larger than 4 KiB")
+	_, err := Find(&watcher.Picture{}, m, "dev", "", "f4")
+	require.ErrorContains(t, err, "larger than 4 KiB")
+	for _, collection := range []string{"dev", "prod"} { // another has its own measure
+		_, err = Find(&watcher.Picture{}, m, collection, "", "f3")
+		require.NoError(t, err)
+	}
 
-	many := t.TempDir()
-	for i := range maxFiles + 1 {
-		write(t, many, fmt.Sprintf("f%04d", i), "x")
-	}
-	cfg.Collections["prod"].Certificates.Directories = []string{many}
-	cfg.Collections["dev"].Certificates.Directories = nil
-	m, errs = Read(cfg, "", nil)
-	require.Len(t, errs, 1)
-	require.ErrorContains(t, errs[0], "more than 4096 files")
-	require.Len(t, m.shelves["prod"].files, maxFiles)
+	r = newReader(0)
+	r.maxFiles = 3
+	m, errs, _ = r.read(cfg, "", nil)
+	require.Len(t, errs, 2)
+	require.ErrorContains(t, errs[0], "more than 3 files")
+	require.Len(t, m.shelves["dev"].files, 3)
 }

@@ -201,3 +201,24 @@ func TestWhatIsKeptIsTold(t *testing.T) {
 	}
 	require.Equal(t, before, after)
 }
+
+// 10 000 services whose guards name configs, and a config comes that nobody asked for.
+func BenchmarkNobodyAsked(b *testing.B) {
+	w, cfg := newWorld(), testConfig()
+	w.Configs = map[string]*watcher.Config{"users": {Name: "users", Data: []byte(alice)}}
+	for i := range 10_000 {
+		w.service(fmt.Sprintf("s%d_web", i), map[string]string{"hosts": fmt.Sprintf("h%d.test", i), "port": "80", "basic_auth": "users"}, stack(fmt.Sprintf("s%d", i)))
+	}
+	builder := NewBuilder()
+	builder.Build(Input{Picture: w.Picture, Config: cfg}, watcher.Changes{All: true})
+	n := 0
+	for b.Loop() {
+		p := *w.Picture
+		p.Configs = maps.Clone(p.Configs)
+		n++
+		p.Configs[fmt.Sprint("unasked", n)] = &watcher.Config{Data: []byte("x")}
+		if ds := builder.Build(Input{Picture: &p, Config: cfg}, watcher.Changes{Shared: true}); len(ds) > 0 {
+			b.Fatal("something was built")
+		}
+	}
+}
