@@ -22,8 +22,9 @@ func Find(p *watcher.Picture, m *Material, collection, stack, name string) (Item
 	}
 	var own shelf
 	var declared map[string]Item
+	var refused map[string]string // of those
 	if m != nil {
-		own, declared = m.shelves[collection], m.declared
+		own, declared, refused = m.shelves[collection], m.declared, m.refused
 	}
 	elsewhere := p.Static || p.Loopback // no Swarm to ask
 	for _, n := range names {
@@ -36,6 +37,9 @@ func Find(p *watcher.Picture, m *Material, collection, stack, name string) (Item
 		if p.Secrets[n] != nil {
 			if i, ok := own.files[n]; ok {
 				return i, nil
+			}
+			if reason := refused[n]; reason != "" {
+				return Item{}, &NotFound{Name: name, Kept: n, Reason: reason}
 			}
 			if elsewhere {
 				return Item{Kind: Secret, Name: n, Assumed: true}, nil
@@ -72,7 +76,7 @@ type NotFound struct {
 func (e *NotFound) Error() string {
 	switch {
 	case e.Kept != "" && e.Reason != "":
-		return fmt.Sprintf("the secret %s exists, and what the control plane was given of it cannot be used: %s", e.Kept, e.Reason)
+		return fmt.Sprintf("the secret %s cannot be used: %s", e.Kept, e.Reason)
 	case e.Kept != "":
 		return fmt.Sprintf("the secret %s exists, and its content was not given to the control plane", e.Kept)
 	case e.Reason != "":
@@ -85,7 +89,7 @@ func (e *NotFound) Error() string {
 func (e *NotFound) Hint(collection string) string {
 	switch {
 	case e.Reason != "":
-		return "put it right where the control plane reads it: a regular file, not empty, of at most 1 MiB"
+		return "put the file right: a regular file, not empty, of at most 1 MiB"
 	case e.Kept != "":
 		return fmt.Sprintf("run `docker service update --secret-add %s <the control plane's service>`, and add it to collections.%s.certificates.secrets", e.Kept, collection)
 	}

@@ -43,10 +43,10 @@ func TestNotFoundSaysWhatIsThere(t *testing.T) {
 	require.Len(t, errs, 3)
 	p := &watcher.Picture{Secrets: map[string]*watcher.Secret{"empty": {}, "unmounted": {}, "other": {}}}
 	for name, want := range map[string][2]string{
-		"empty":     {"the secret empty exists, and what the control plane was given of it cannot be used: is empty", "put it right"},
+		"empty":     {"the secret empty cannot be used: is empty", "put the file right"},
 		"unmounted": {"the secret unmounted exists, and its content was not given to the control plane", "docker service update --secret-add unmounted"},
 		"other":     {"the secret other exists, and its content was not given to the control plane", "collections.dev.certificates.secrets"},
-		"void":      {"the file void cannot be used: is empty", "put it right"},
+		"void":      {"the file void cannot be used: is empty", "put the file right"},
 		"nothing":   {"there is no secret, config or file called nothing", "docker secret create"},
 	} {
 		_, err := Find(p, m, "dev", "", name)
@@ -55,6 +55,30 @@ func TestNotFoundSaysWhatIsThere(t *testing.T) {
 		require.True(t, errors.As(err, &missing))
 		require.Contains(t, missing.Hint("dev"), want[1])
 	}
+}
+
+// What a stack file gives to a secret is not the secret of a Swarm: it is read, or refused.
+func TestAStackFilesSecretIsKnown(t *testing.T) {
+	cfg, dev, _ := two(t)
+	p := &watcher.Picture{Static: true, Secrets: map[string]*watcher.Secret{
+		"s_users": {Name: "s_users", File: write(t, dev, "users", "one")},
+		"s_void":  {Name: "s_void", File: write(t, dev, "void", "")},
+		"s_gone":  {Name: "s_gone", File: filepath.Join(dev, "gone")},
+		"far":     {Name: "far"},
+	}}
+	m, errs := OfFiles(cfg, p)
+	require.NotEmpty(t, errs)
+	i, err := Find(p, m, "prod", "s", "users")
+	require.NoError(t, err)
+	require.Equal(t, Item{Kind: Secret, Name: "s_users"}, Item{Kind: i.Kind, Name: i.Name})
+	require.Equal(t, "one", string(i.Data.Reveal()))
+	_, err = Find(p, m, "prod", "s", "void")
+	require.EqualError(t, err, "the secret s_void cannot be used: is empty")
+	_, err = Find(p, m, "prod", "s", "gone")
+	require.EqualError(t, err, "the secret s_gone cannot be used: file does not exist")
+	i, err = Find(p, m, "prod", "s", "far")
+	require.NoError(t, err)
+	require.True(t, i.Assumed, "what a file calls external is elsewhere")
 }
 
 // Whatever a label says, only what lies in the collection's own directory is found.

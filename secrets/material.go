@@ -42,6 +42,8 @@ type Material struct {
 	// declared are secrets by name whose content a stack file gives: there is no Swarm
 	// that could keep it from anybody.
 	declared map[string]Item
+	// refused says why the content that a stack file gives to a secret is not used.
+	refused map[string]string
 }
 
 // shelf is what one collection may use.
@@ -75,7 +77,7 @@ func (m *Material) Equal(o *Material) bool {
 	if m == nil || o == nil {
 		return m == o
 	}
-	return maps.EqualFunc(m.declared, o.declared, Item.Equal) && maps.EqualFunc(m.shelves, o.shelves, shelf.equal)
+	return maps.EqualFunc(m.declared, o.declared, Item.Equal) && maps.Equal(m.refused, o.refused) && maps.EqualFunc(m.shelves, o.shelves, shelf.equal)
 }
 
 func (s shelf) equal(o shelf) bool {

@@ -68,7 +68,7 @@ func declaredBy(p *watcher.Picture) map[string]string {
 // being changed: it is as it was before, and must be looked at again soon.
 func (r *reader) read(cfg *config.Config, mounted string, declared map[string]string) (m *Material, errs []error, waiting bool) {
 	r.begin(ownFiles(cfg))
-	m = &Material{shelves: map[string]shelf{}, declared: map[string]Item{}}
+	m = &Material{shelves: map[string]shelf{}, declared: map[string]Item{}, refused: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
 		c := cfg.Collections[name].Certificates
 		s := shelf{secrets: map[string]Item{}, files: map[string]Item{}, refused: map[string]string{}}
@@ -120,6 +120,7 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 		f := r.one(filepath.Dir(path), filepath.Base(path))
 		if f.err != nil {
 			errs = append(errs, fmt.Errorf("secret %s: %s: %w", name, path, f.err))
+			m.refused[name] = f.err.Error()
 		}
 		if f.data.any() {
 			i := Item{Kind: Secret, Name: name, Data: f.data}

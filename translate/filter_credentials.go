@@ -84,7 +84,7 @@ func (r *route) credentials(key, name string) ([]byte, error) {
 	}
 	if item.Kept != "" {
 		p := r.problem(labels.Warning, key, fmt.Sprintf("the %s %s cannot be read any more and is used as it was: %s", item.Kind, item.Name, item.Kept))
-		p.Hint = "put it right where the control plane reads it"
+		p.Hint = "put the file right where the control plane reads it"
 		r.svc.problems = append(r.svc.problems, p)
 	}
 	return item.Data.Reveal(), nil

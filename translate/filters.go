@@ -121,10 +121,15 @@ func (r *route) lacks(err error, guard bool) {
 	severity := labels.Warning
 	if guard {
 		severity, r.closed = labels.Error, true
-		reason += ": the route answers 503, because a guard never opens"
 	}
-	if assumed {
+	switch {
+	case assumed:
 		severity = labels.Info
+		if guard {
+			reason += ": the route answers 503 here, and not where it is known"
+		}
+	case guard:
+		reason += ": the route answers 503, because a guard never opens"
 	}
 	p := r.problem(severity, key, reason)
 	p.Hint = hint
