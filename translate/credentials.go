@@ -15,8 +15,8 @@ import (
 )
 
 // What is read here is key material, brought into the one form that Envoy takes:
-// one bad entry would else cost a whole table. Errors name lines and forms, and
-// never repeat anything but a user's or client's name.
+// one bad entry would else cost a whole table. Errors name lines and forms, and never
+// repeat content: what stands where a user's name should may be a key.
 
 // maxCredentials bounds one file: all of it stands in every route that uses it.
 const maxCredentials = 10_000
@@ -63,12 +63,12 @@ func htpasswd(data []byte) (string, error) {
 			return "", fmt.Errorf("line %d is not user:password", n)
 		}
 		if first, twice := seen[user]; twice {
-			return "", fmt.Errorf("line %d: the user %q is already in line %d", n, user, first)
+			return "", fmt.Errorf("line %d: the user is already in line %d", n, first)
 		}
 		seen[user] = n
 		sum, is := strings.CutPrefix(hash, "{SHA}")
 		if raw, err := base64.StdEncoding.DecodeString(sum); !is || err != nil || len(raw) != 20 {
-			return "", fmt.Errorf("line %d: the password of %q %s; Envoy can only check {SHA}", n, user, hashForm(hash))
+			return "", fmt.Errorf("line %d: the password %s; Envoy can only check {SHA}", n, hashForm(hash))
 		}
 		out.WriteString(user + ":" + hash + "\n")
 	}
