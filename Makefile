@@ -70,7 +70,7 @@ bench: ## benchmarks: publishing, translation, cold start
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 30m $(UNIT)
 
 .PHONY: soak
-soak: envoy ## every fuzz target for FUZZTIME=10m, then all that is left to chance RUNS=20 times over (hours)
+soak: setup ## every fuzz target for FUZZTIME=10m, then all that is left to chance RUNS=20 times over, and the Swarm (hours, root)
 	@for package in $(UNIT); do \
 		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
 			echo "$$package $$target"; \
@@ -78,6 +78,7 @@ soak: envoy ## every fuzz target for FUZZTIME=10m, then all that is left to chan
 		done; \
 	done
 	$(GOTEST) -count=$(RUNS) -timeout 4h ./control/... ./translate/... ./watcher/... ./xds/...
+	WAGGLE_SOAK=1 $(GO) test -v -count=1 -timeout 4h -run 'TestSwarm$$' ./e2e/
 
 .PHONY: docs
 docs: ## docs/labels.md, from the table of keys that the parser reads

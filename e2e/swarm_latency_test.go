@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -19,31 +20,42 @@ import (
 )
 
 // latency measures how long after Swarm has told of a task its proxy serves it, or
-// does so no more: 200 tasks and more, without and with load. What Swarm tells is
-// followed here as the control planes do, by push.
+// does so no more, without and with load; 200 tasks and more each where there is the
+// time. What Swarm tells is followed here as the control planes do, by push.
 func latency(t *testing.T, s *swarm, traffic *traffic, whole *swarm) {
+	changes := 40
+	if soaking() {
+		changes = 200
+	}
 	measure := func(what string) {
 		m := follow(t, s)
-		for round := 0; ; round++ {
-			s.scale(webs, 10)
+		for round := 0; m.count() < changes && round < changes/10; round++ {
+			s.scale(webs, 8)
 			s.scale(webs, 4)
 			m.settle(s)
-			if n := m.count(); n >= 200 || round == 11 {
-				break
-			}
 		}
 		m.stop()
-		all := m.sorted()
-		require.GreaterOrEqual(t, len(all), 200, "changes that were seen on both sides")
-		at := func(q float64) time.Duration {
-			return all[min(len(all)-1, int(q*float64(len(all))))].Round(time.Millisecond)
-		}
 		load, _ := os.ReadFile("/proc/loadavg")
-		t.Logf("%s: task change to Envoy, %d changes: p50 %v  p90 %v  p99 %v  max %v (load of the machine, which also starts the tasks: %s)",
-			what, len(all), at(0.5), at(0.9), at(0.99), at(1), firstWord(load))
+		t.Logf("%s; load of the machine, which also starts the tasks: %s", what, firstWord(load))
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		t.Logf("  task change to Envoy has it          %s", quantiles(m.took))
+		t.Logf("  new task to Envoy has connected to it %s", quantiles(m.usable))
+		require.GreaterOrEqual(t, len(m.took), changes, "changes that were seen on both sides")
 	}
 	traffic.without(t, whole, collections, func() { measure("idle") })
 	traffic.lossless(t, func() { measure("loaded") })
+}
+
+func quantiles(of []time.Duration) string {
+	all := slices.Sorted(slices.Values(of))
+	if len(all) == 0 {
+		return "nothing"
+	}
+	at := func(q float64) time.Duration {
+		return all[min(len(all)-1, int(q*float64(len(all))))].Round(time.Millisecond)
+	}
+	return fmt.Sprintf("%d times: p50 %v  p90 %v  p99 %v  max %v", len(all), at(0.5), at(0.9), at(0.99), at(1))
 }
 
 func firstWord(b []byte) string {
@@ -62,9 +74,10 @@ type meter struct {
 	mu      sync.Mutex
 	told    map[string]map[string]time.Time // by collection: endpoints that Swarm tells, and since when
 	gone    map[string]map[string]time.Time // those that it no longer tells
-	has     map[string]map[string]bool      // what the proxy has
+	has     map[string]map[string]bool      // what the proxy has, and whether it sends requests there
 	started map[string]bool                 // the proxy was asked once
-	took    []time.Duration
+	took    []time.Duration                 // from one to the other
+	usable  []time.Duration                 // until the proxy sent requests to a new one
 }
 
 func follow(t *testing.T, s *swarm) *meter {
@@ -91,7 +104,7 @@ func follow(t *testing.T, s *swarm) *meter {
 		client.Transport.(*http.Transport).DisableKeepAlives = false
 		wg.Go(func() {
 			defer client.CloseIdleConnections()
-			tick := time.NewTicker(5 * time.Millisecond)
+			tick := time.NewTicker(10 * time.Millisecond)
 			defer tick.Stop()
 			for {
 				if now, err := endpoints(ctx, client, webs[i]+":8080"); err == nil {
@@ -111,7 +124,7 @@ func follow(t *testing.T, s *swarm) *meter {
 		return len(m.told) == len(collections) && len(m.started) == len(collections)
 	})
 	m.mu.Lock()
-	m.took = nil // those that were there already
+	m.took, m.usable = nil, nil // those that were there already
 	m.mu.Unlock()
 	return m
 }
@@ -141,15 +154,18 @@ func (m *meter) swarm(p *watcher.Picture, at time.Time) {
 			if _, known := m.told[c][a]; !known {
 				m.told[c][a] = at
 				delete(m.gone[c], a)
-				if m.has[c][a] {
+				if usable, has := m.has[c][a]; has {
 					m.took = append(m.took, 0) // the proxy was first
+					if usable {
+						m.usable = append(m.usable, 0)
+					}
 				}
 			}
 		}
 		for a := range m.told[c] {
 			if !now[a] {
 				delete(m.told[c], a)
-				if m.has[c][a] {
+				if _, has := m.has[c][a]; has {
 					m.gone[c][a] = at
 				} else {
 					m.took = append(m.took, 0)
@@ -166,13 +182,17 @@ func (m *meter) proxy(c string, now map[string]bool, at time.Time) {
 	m.started[c] = true
 	was := m.has[c]
 	m.has[c] = now
-	for a := range now {
-		if since, told := m.told[c][a]; told && !was[a] {
+	for a, usable := range now {
+		since, told := m.told[c][a]
+		if _, had := was[a]; told && !had {
 			m.took = append(m.took, at.Sub(since))
+		}
+		if told && usable && !was[a] {
+			m.usable = append(m.usable, at.Sub(since))
 		}
 	}
 	for a, since := range m.gone[c] {
-		if !now[a] {
+		if _, has := now[a]; !has {
 			m.took = append(m.took, at.Sub(since))
 			delete(m.gone[c], a)
 		}
@@ -200,13 +220,8 @@ func (m *meter) settle(s *swarm) {
 	})
 }
 
-func (m *meter) sorted() []time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Sorted(slices.Values(m.took))
-}
-
-// endpoints are the addresses of a cluster that a proxy has.
+// endpoints are the addresses of a cluster that a proxy has, and whether it sends
+// requests there: to a new one only once it could connect.
 func endpoints(ctx context.Context, client *http.Client, cluster string) (map[string]bool, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9901/clusters?format=json", nil)
 	if err != nil {
@@ -228,6 +243,9 @@ func endpoints(ctx context.Context, client *http.Client, cluster string) (map[st
 				Address struct {
 					Socket struct{ Address string } `json:"socket_address"`
 				}
+				Health struct {
+					Failed bool `json:"failed_active_health_check"`
+				} `json:"health_status"`
 			} `json:"host_statuses"`
 		} `json:"cluster_statuses"`
 	}
@@ -240,7 +258,7 @@ func endpoints(ctx context.Context, client *http.Client, cluster string) (map[st
 			continue
 		}
 		for _, h := range c.Hosts {
-			found[h.Address.Socket.Address] = true
+			found[h.Address.Socket.Address] = !h.Health.Failed
 		}
 	}
 	return found, nil

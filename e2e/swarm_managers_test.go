@@ -33,20 +33,28 @@ func pushed(t *testing.T, s *swarm) {
 // a control plane run there.
 func promoted(t *testing.T, s *swarm, traffic *traffic) {
 	traffic.lossless(t, func() {
-		s.promote(s.spare())
+		s.promote(s.spare(), webs...)
 		pushed(t, s)
 	})
 }
 
-// promote makes a node a manager, and waits until one of the control planes runs on it.
-func (s *swarm) promote(node int) {
+// promote makes a node a manager, and has control planes run on it: all are replaced,
+// and at the same moment the tasks of other services.
+func (s *swarm) promote(node int, others ...string) {
 	s.t.Helper()
 	s.docker("node", "promote", s.hostname(node))
 	s.until("the node is a manager", func() bool {
 		return s.docker("node", "ls", "--filter", "name="+s.hostname(node), "--format", "{{.Status}} {{.ManagerStatus}}") == "Ready Reachable"
 	})
-	s.update([]string{"edge_waggle"}, "--force")
-	s.until("a control plane runs there", func() bool { return len(s.on(node, "edge_waggle")) == 1 && s.settled("edge_waggle") })
+	s.replace(append(others, "edge_waggle")...)
+	s.until("a control plane runs there", func() bool { return len(s.on(node, "edge_waggle")) > 0 && s.settled("edge_waggle") })
+}
+
+// replace has services have new tasks, one after the other, without the pauses that
+// deploy/stack.yml makes for people.
+func (s *swarm) replace(services ...string) {
+	s.t.Helper()
+	s.update(services, "--force", "--update-order", "start-first", "--update-parallelism", "1", "--update-delay", "500ms", "--update-monitor", "1s")
 }
 
 // demote makes it a worker again: its control plane has to go.
@@ -71,7 +79,7 @@ func rotated(t *testing.T, s *swarm, traffic *traffic) {
 			return strings.Count(s.docker("node", "ls", "--format", "{{.TLSStatus}} {{.Status}}"), "Ready Ready") == s.nodes
 		})
 		pushed(t, s)
-		s.update([]string{"edge_waggle"}, "--force")
+		s.replace("edge_waggle")
 		pushed(t, s)
 	})
 }
@@ -100,7 +108,7 @@ func recreated(t *testing.T, s *swarm, traffic *traffic) {
 		pushed(t, s)
 		s.demote(s.spare())
 		pushed(t, s)
-		s.update(webs, "--force", "--update-order", "start-first", "--update-parallelism", "2", "--update-delay", "0s", "--update-monitor", "1s")
+		s.renew()
 	})
 	require.NotEmpty(t, s.on(s.spare(), webs...), "tasks on the node")
 }

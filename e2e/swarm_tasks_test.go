@@ -12,11 +12,12 @@ import (
 // Chapters of TestSwarm about what a Swarm does to tasks, in a way that it announces
 // or not. Those that it announces are shown with push and with poll.
 
-// rolling updates all applications at once, one task after the other.
+// rolling updates all applications at once, one or two tasks after the other.
 func rolling(t *testing.T, s *swarm, traffic *traffic, order string) {
+	parallelism := map[string]string{"start-first": "1", "stop-first": "2"}[order]
 	traffic.lossless(t, func() {
 		before := taskIDs(s)
-		s.update(webs, "--force", "--update-order", order, "--update-parallelism", "1", "--update-delay", "1s", "--update-monitor", "1s")
+		s.update(webs, "--force", "--update-order", order, "--update-parallelism", parallelism, "--update-delay", "500ms", "--update-monitor", "1s")
 		for id := range taskIDs(s) {
 			require.NotContains(t, before, id, "every task is a new one")
 		}
@@ -28,7 +29,6 @@ func scaled(t *testing.T, s *swarm, traffic *traffic) {
 		for _, n := range []int{8, 2, 4} {
 			s.scale(webs, n)
 			require.Len(t, taskIDs(s), n*len(webs))
-			traffic.forAtLeast(t, 5*time.Second) // until the last of those that leave has really ended
 		}
 	})
 }
@@ -39,9 +39,15 @@ func drained(t *testing.T, s *swarm, traffic *traffic) {
 	traffic.lossless(t, func() {
 		s.empty(s.spare())
 		s.available(s.spare())
-		s.update(webs, "--force", "--update-order", "start-first", "--update-parallelism", "2", "--update-delay", "0s", "--update-monitor", "1s")
+		s.renew()
 	})
 	require.NotEmpty(t, s.on(s.spare(), webs...), "tasks that have come back")
+}
+
+// renew replaces all tasks, quickly, so that Swarm spreads them over the nodes anew.
+func (s *swarm) renew() {
+	s.t.Helper()
+	s.update(webs, "--force", "--update-order", "start-first", "--update-parallelism", "4", "--update-delay", "0s", "--update-monitor", "1s")
 }
 
 // spare is the node without a proxy.
@@ -72,7 +78,7 @@ type death struct{ from, to time.Time }
 // may send twice, those alone that it had: sent before it died, and open when it did.
 func killed(t *testing.T, s *swarm, traffic *traffic) {
 	quiet := traffic.begin()
-	traffic.forAtLeast(t, 15*time.Second)
+	traffic.forAtLeast(t, 10*time.Second)
 	usual, _ := quiet.reports("dev")
 
 	st := traffic.begin()
@@ -87,7 +93,7 @@ func killed(t *testing.T, s *swarm, traffic *traffic) {
 			now := s.running("dev_web")
 			return len(now) == 4 && !slices.Contains(now, victim)
 		})
-		traffic.forAtLeast(t, 12*time.Second)
+		traffic.forAtLeast(t, 7*time.Second)
 	}
 	for _, c := range collections {
 		quick, all := st.reports(c)
@@ -137,10 +143,9 @@ func unplugged(t *testing.T, s *swarm, traffic *traffic) {
 		t.Logf("%-4s  %s %v", c, line(quick, all), all.Outcomes)
 		for _, r := range st.failed(c) {
 			t.Logf("      %s %v", r.method, r.Failure)
-			require.LessOrEqual(t, r.Took, userTimeout+retry+slow+slack, "%s", c)
 		}
 		traffic.forgiven += all.Failed
-		require.LessOrEqual(t, quick.Max, userTimeout+retry+slack, "%s: quick requests", c)
-		require.LessOrEqual(t, all.Max, userTimeout+retry+slow+slack, "%s: those of a second", c)
+		require.LessOrEqual(t, quick.Longest, userTimeout+retry+slack, "%s: quick requests", c)
+		require.LessOrEqual(t, all.Longest, userTimeout+retry+slow+slack, "%s: those of a second", c)
 	}
 }

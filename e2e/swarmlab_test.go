@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -71,7 +72,11 @@ func (s *swarm) up(apps string) string {
 	for i := range numbers {
 		numbers[i] = strconv.Itoa(i + 1)
 	}
-	out, err := s.script(s.t.Context(), "up", "WAGGLE="+binary, "WGL_APPS="+apps, "WGL_NODES="+strings.Join(numbers, " "))
+	hold := "yes" // the stalls of Swarm's own networks are for those who have the time
+	if soaking() {
+		hold = "no"
+	}
+	out, err := s.script(s.t.Context(), "up", "WAGGLE="+binary, "WGL_APPS="+apps, "WGL_NODES="+strings.Join(numbers, " "), "WGL_HOLD="+hold)
 	require.NoError(s.t, err, "bring the Swarm up:\n%s", out)
 	s.t.Logf("the Swarm is up:\n%s", out)
 	return out
@@ -146,19 +151,35 @@ func (s *swarm) deploy(stack, file string) {
 	s.docker("stack", "deploy", "--resolve-image", "never", "-c", filepath.Join("testdata", file), stack)
 }
 
-// update runs docker service update for the services at once, and waits until all have converged.
+// update runs docker service update for the services at once, and waits until Swarm
+// says of all that it is done, and none of the containers before is left.
 func (s *swarm) update(services []string, args ...string) {
 	s.t.Helper()
+	before := s.running(services...)
 	s.together(services, func(service string) []string {
-		return append(append([]string{"service", "update", "--quiet", "--detach=false"}, args...), service)
+		return append(append([]string{"service", "update", "--quiet", "--detach"}, args...), service)
+	})
+	s.until("the update is complete", func() bool {
+		states := strings.Fields(s.docker(append([]string{"service", "inspect", "--format", "{{with .UpdateStatus}}{{.State}}{{else}}none{{end}}"}, services...)...))
+		for _, state := range states {
+			require.NotContains(s.t, []string{"paused", "rollback_started", "rollback_paused", "rollback_completed"}, state, "the update of %v", services)
+		}
+		return len(states) == len(services) && !slices.ContainsFunc(states, func(state string) bool { return state != "completed" })
+	})
+	s.until("what ran before has ended", func() bool {
+		now := s.running(services...)
+		return !slices.ContainsFunc(before, func(c container) bool { return slices.Contains(now, c) })
 	})
 }
 
-// scale scales the services at once, and waits until their tasks run.
+// scale scales the services at once, and waits until exactly their tasks run.
 func (s *swarm) scale(services []string, replicas int) {
 	s.t.Helper()
 	s.together(services, func(service string) []string {
-		return []string{"service", "scale", "--detach=false", service + "=" + strconv.Itoa(replicas)}
+		return []string{"service", "scale", "--detach", service + "=" + strconv.Itoa(replicas)}
+	})
+	s.until("exactly the tasks that are wanted run", func() bool {
+		return s.settled(services...) && len(s.running(services...)) == replicas*len(services)
 	})
 }
 
@@ -166,13 +187,23 @@ func (s *swarm) together(services []string, args func(service string) []string) 
 	s.t.Helper()
 	errs := make(chan error, len(services))
 	for _, service := range services {
-		go func() {
-			_, err := s.try(s.t.Context(), 1, args(service)...)
-			errs <- err
-		}()
+		go func() { errs <- s.insist(args(service)...) }()
 	}
 	for range services {
 		require.NoError(s.t, <-errs)
+	}
+}
+
+// insist is try on the manager, again while the managers elect a leader or somebody else was faster.
+func (s *swarm) insist(args ...string) error {
+	passes := func(err error) bool {
+		return slices.ContainsFunc([]string{"DeadlineExceeded", "leader", "out of sequence"}, func(text string) bool { return strings.Contains(err.Error(), text) })
+	}
+	for deadline := time.Now().Add(patience); ; {
+		_, err := s.try(s.t.Context(), 1, args...)
+		if err == nil || !passes(err) || time.Now().After(deadline) {
+			return err
+		}
 	}
 }
 

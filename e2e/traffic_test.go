@@ -140,8 +140,8 @@ func (st *stretch) failed(collection string) []lost {
 
 // line says what became of a collection's requests.
 func line(quick, all load.Report) string {
-	return fmt.Sprintf("%6d requests in %5.1fs  %d failed  quick ones: p50 %v  p99 %v  max %v; all: max %v", all.Requests, all.Elapsed.Seconds(), all.Failed,
-		quick.P50.Round(time.Millisecond), quick.P99.Round(time.Millisecond), quick.Max.Round(time.Millisecond), all.Max.Round(time.Millisecond))
+	return fmt.Sprintf("%6d requests in %5.1fs  %d failed  quick ones: p50 %v  p99 %v  longest %v; all: longest %v", all.Requests, all.Elapsed.Seconds(), all.Failed,
+		quick.P50.Round(time.Millisecond), quick.P99.Round(time.Millisecond), quick.Longest.Round(time.Millisecond), all.Longest.Round(time.Millisecond))
 }
 
 // lossless runs what happens, and requires that meanwhile every request of every
@@ -159,6 +159,7 @@ func (tr *traffic) lossless(t *testing.T, happens func()) {
 		t.Logf("%-4s  %s", c, line(quick, all))
 		if all.Failed > 0 {
 			t.Errorf("%s: %d of %d requests failed, %v:\n%s", c, all.Failed, all.Requests, all.Outcomes, failures(all))
+			tr.forgiven += all.Failed // once is enough
 		}
 		if took > 5*time.Second {
 			require.GreaterOrEqual(t, float64(all.Requests)/took.Seconds(), 100.0, "%s: requests per second", c)

@@ -12,7 +12,7 @@ deploy() {
 		hold_networks
 		deploy_apps
 		until_true 120 "all services to run" converged
-		release_networks
+		[ "$HOLD" = yes ] || release_networks
 		step "applications run"
 	fi
 	local address
@@ -30,7 +30,7 @@ platform() {
 	open=$(ulimit -Hn)
 	[ "$open" != unlimited ] && [ "$open" -lt 131072 ] || open=131072
 	WAGGLE_IMAGE=wgl/waggle:lab WAGGLE_ENVOY_IMAGE=wgl/proxy:lab WAGGLE_SOCKET_PROXY_IMAGE=wgl/socket-proxy:lab \
-		WAGGLE_CA=$LAB/ca WAGGLE_NOFILE=$open stack_deploy edge "${files[@]}"
+		WAGGLE_CA=$LAB/ca WAGGLE_NOFILE=$open WAGGLE_DRAIN=12s stack_deploy edge "${files[@]}"
 }
 
 # identities: an authority of this lab's own, and what it issues.
@@ -56,7 +56,7 @@ hold_networks() {
 	for c in "${COLLECTIONS[@]}"; do
 		for n in "${NODES[@]}"; do
 			[ "$(address "$n")" = "$(address_of "$c")" ] || # the proxy has joined it already
-				d "$n" run -d --name $P-hold-$c --network "$c-edge" wgl/echo:lab >/dev/null
+				d "$n" run -d --restart always --name $P-hold-$c --network "$c-edge" wgl/echo:lab >/dev/null
 		done
 	done
 }

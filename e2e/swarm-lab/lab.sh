@@ -19,6 +19,8 @@
 #   WGL_STORE        tmpfs (faster) or disk: where nodes keep images and containers
 #   WGL_DRIVER       Docker's storage driver (overlay2; vfs where overlayfs cannot stack)
 #   WGL_NODES        the nodes ("1 2 3"); from the fourth on they have no proxy
+#   WGL_HOLD         yes: every node stays in every collection's network, whatever runs there;
+#                    no: as in life, where joining one may take a task 30 s
 #   WGL_STACK        the platform: files of deploy/, one over the other (stack.yml)
 #   WGL_APPS         a directory of stack files instead of the demo; "none": no applications
 set -euo pipefail
@@ -41,6 +43,7 @@ WAGGLE=${WAGGLE:-$ROOT/bin/waggle}
 ENVOY=${ENVOY:-$ROOT/.cache/envoy-1.40.0/envoy}
 STACK=${WGL_STACK:-stack.yml}
 APPS=${WGL_APPS:-}
+HOLD=${WGL_HOLD:-no}
 
 START=${EPOCHREALTIME/[.,]/}
 step() {
