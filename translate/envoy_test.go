@@ -29,6 +29,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -82,6 +83,12 @@ func staticBootstrap(t *testing.T, b *Builder, collection string) string {
 	boot := &bootstrapv3.Bootstrap{
 		StaticResources: static,
 		Admin:           &bootstrapv3.Admin{Address: bindAddress("127.0.0.1", 0)},
+		LayeredRuntime: &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
+			Name: "waggle", // as the real bootstrap has it
+			LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{StaticLayer: &structpb.Struct{Fields: map[string]*structpb.Value{
+				"re2.max_program_size.error_level": structpb.NewNumberValue(1000),
+			}}},
+		}}},
 	}
 	j, err := protojson.Marshal(boot)
 	require.NoError(t, err)

@@ -319,3 +319,17 @@ func FuzzExplain(f *testing.F) {
 		require.NoError(t, err)
 	})
 }
+
+func TestExpressionsMatchTheWholeText(t *testing.T) {
+	for _, c := range []struct {
+		expression, text string
+		want             bool
+	}{
+		{`/v[0-9]+`, "/v1", true}, {`/v[0-9]+`, "/v1/", false}, {`/v[0-9]+`, "x/v1", false}, {`a|ab`, "ab", true}, {`a*?`, "aaa", true},
+		{`\Q/a.b`, "/a.b", true}, {`\Q/a.b`, "/axb", false}, {`(?m)^a$`, "a\na", false}, {``, "", true}, {`é`, "é", true}, {`.`, "é", false}, {`\xc3.`, "é", true}, {`.`, "\xff", true},
+	} {
+		got, err := fullMatch(c.expression, c.text)
+		require.NoError(t, err)
+		require.Equal(t, c.want, got, "%q %q", c.expression, c.text)
+	}
+}

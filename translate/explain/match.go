@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/translate/labels"
 )
 
 // visited is what the routes of a virtual host say to a request.
@@ -309,11 +310,14 @@ func stringMismatch(m *matcherv3.StringMatcher, value string, there bool, what s
 	return fmt.Sprintf("%s is %q, %s", what, value, wanted)
 }
 
-// fullMatch matches as Envoy does: the whole text. Its expressions are RE2's, as Go's are.
+// fullMatch matches as Envoy does: the whole text, byte by byte.
 func fullMatch(expr, text string) (bool, error) {
-	re, err := regexp.Compile(`^(?:` + expr + `)$`)
+	re, err := regexp.Compile(labels.BytesAsText(expr)) // as it is: what is quoted by \Q need not end
 	if err != nil {
 		return false, fmt.Errorf("the expression %s cannot be read", expr)
 	}
-	return re.MatchString(text), nil
+	re.Longest()
+	text = labels.BytesAsText(text)
+	found := re.FindStringIndex(text)
+	return found != nil && found[0] == 0 && found[1] == len(text), nil
 }
