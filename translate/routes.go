@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"net/url"
 	"strconv"
 	"strings"
@@ -25,10 +26,10 @@ func routesOf(cfg *config.Collection, m match) (routes []*routev3.Route, cluster
 		return only(closed.respond)
 	case oldest.broken:
 		return only(notBuilt.respond)
+	case m.claims[0].redirect != nil: // before ssl_only: the source may have no HTTPS at all
+		return only(func(r *routev3.Route) { onto(r, m.claims[0].redirect.To, l.RedirectCode) })
 	case l.SSLOnly:
 		return only(func(r *routev3.Route) { toHTTPS(r, m.claims[0].host, cfg.HTTPSPublicPort) })
-	case m.claims[0].redirect != nil:
-		return only(func(r *routev3.Route) { onto(r, m.claims[0].redirect.To, l.RedirectCode) })
 	case l.Redirect != "":
 		return only(func(r *routev3.Route) { to(r, l.Redirect, l.RedirectCode) })
 	case l.Respond != nil:
@@ -113,12 +114,19 @@ func onto(r *routev3.Route, target string, code uint32) {
 }
 
 // to sends a request to a URL: to its path, if it has one, else to the request's own.
+// A query of the URL stands in place of the request's; so does a fragment, for what
+// came behind it would be part of it.
 func to(r *routev3.Route, target string, code uint32) {
 	a, u := redirection(target, code)
-	if path := u.EscapedPath(); path != "" {
-		if u.RawQuery != "" {
-			path += "?" + u.RawQuery
-		}
+	path := u.EscapedPath()
+	if u.RawQuery != "" {
+		path = cmp.Or(path, "/") + "?" + u.RawQuery
+	}
+	if u.Fragment != "" {
+		path = cmp.Or(path, "/") + "#" + u.EscapedFragment()
+		a.StripQuery = u.RawQuery == ""
+	}
+	if path != "" {
 		a.PathRewriteSpecifier = &routev3.RedirectAction_PathRedirect{PathRedirect: path}
 	}
 	r.Action = &routev3.Route_Redirect{Redirect: a}

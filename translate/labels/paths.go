@@ -242,7 +242,8 @@ func knownClass(name string) bool {
 	return script || category && name != "Cn" && name != "LC" || name == "Any"
 }
 
-// link is an absolute http or https URL.
+// link is an absolute http or https URL. What no URL can hold as it is written (a host
+// beyond ASCII, blanks in a query) is written as a URL has it.
 var link = kind[string]{doc: "URL", read: func(text string) (string, error) {
 	const hint = "write a URL such as `https://www.example.com`"
 	t := strings.TrimSpace(text)
@@ -254,9 +255,36 @@ var link = kind[string]{doc: "URL", read: func(text string) (string, error) {
 		return "", refuse(hint, "has credentials in it")
 	}
 	if h := u.Hostname(); !strings.Contains(h, ":") {
-		if _, err := asciiHost(h); err != nil {
+		name, err := asciiHost(h)
+		if err != nil {
 			return "", refuse(hint, "its host %s", noteOf(err).reason)
 		}
+		if !ascii(h) {
+			u.Host = name + u.Host[len(h):]
+			t = u.String()
+		}
+	}
+	if number := u.Port(); number != "" {
+		if _, err := port.read(number); err != nil {
+			return "", refuse(hint, "its port %s", noteOf(err).reason)
+		}
+	}
+	if query := escapeText(u.RawQuery); query != u.RawQuery {
+		u.RawQuery = query
+		t = u.String()
 	}
 	return t, nil
 }}
+
+// escapeText escapes what cannot stand in a query, and leaves the rest as it is.
+func escapeText(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0 {
+			escape(&b, c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -69,6 +69,9 @@ func TestLink(t *testing.T) {
 	read(t, link, []reading{
 		{text: "https://www.example.com/x?y=z", want: "https://www.example.com/x?y=z"},
 		{text: "http://[2001:db8::1]:8080/", want: "http://[2001:db8::1]:8080/"},
+		{text: "https://Bücher.example:81/ü?q=ä b#ö", want: "https://xn--bcher-kva.example:81/%C3%BC?q=%C3%A4%20b#%C3%B6"},
+		{text: "https://a.example/x?q=a b", want: "https://a.example/x?q=a%20b"},
+		{text: "https://a.example:70000", reason: "its port is out of range", hint: hint},
 		{text: "/x", reason: "is not an http or https URL", hint: hint},
 		{text: "javascript:alert(1)", reason: "is not an http or https URL", hint: hint},
 		{text: "https://user:pw@example.com", reason: "has credentials in it", hint: hint},
