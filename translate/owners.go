@@ -69,40 +69,56 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 		}
 		byKey[cl.on.key] = append(byKey[cl.on.key], cl)
 	}
-	var others, vague []*claim
-	var first *claim // of the owner
-	owned := false
+	var mine, others, vague []*claim
 	for _, cl := range claims {
 		cl.lost, cl.shared = false, false
-		mine := owns(cl)
-		if owned = owned || mine; mine && first == nil {
-			first = cl
-		}
 		switch {
-		case cl.route.vague && mine:
-			vague = append(vague, cl)
+		case owns(cl):
+			mine = append(mine, cl)
 		case cl.route.vague:
 			cl.lost = true // what it would have added is not known
-		case mine:
-			add(cl)
 		default:
 			others = append(others, cl)
 		}
 	}
-	guests := map[string]string{} // context root -> the other owner who added it
-	for _, cl := range others {
-		who := ownerOf(cl.route.svc)
-		taken := byKey[cl.on.key]
-		guest, isGuest := guests[cl.on.key]
+	moved := redirecting(mine)
+	roots := map[string]*claim{} // of the owner
+	for _, cl := range mine {
 		switch {
-		case !owned:
-			lose(cl, nil, fmt.Sprintf("host_owners gives %s to %s, which claims nothing there", host, orNone(strings.Join(reserved, ", "))))
-		case len(taken) > 0 && (!isGuest || guest != who):
-			lose(cl, taken[0], fmt.Sprintf("%s belongs to %s", host, ownerOf(taken[0].route.svc)))
-		case !cl.on.rootOnly() || cl.redirect != nil:
-			lose(cl, first, fmt.Sprintf("%s belongs to %s: others may add a context_root that it has not taken, and nothing else", host, ownerOf(first.route.svc)))
+		case moved != nil && cl.redirect == nil:
+			cl.lost = true
+			if p, tell := yields(cl, moved); tell {
+				problems = append(problems, p)
+			}
+		case moved != nil && cl.route.broken:
+			cl.lost = true // its redirect holds nothing against one that works
+		case cl.route.vague:
+			vague = append(vague, cl)
 		default:
-			guests[cl.on.key] = who
+			add(cl)
+			if cl.on.kind == prefixPath && roots[cl.on.path] == nil {
+				roots[cl.on.path] = cl
+			}
+		}
+	}
+	guests := map[string]*claim{} // by the context root that they added
+	for _, cl := range others {
+		guest := guests[cl.on.path]
+		switch {
+		case len(mine) == 0:
+			lose(cl, nil, fmt.Sprintf("host_owners gives %s to %s, which claims nothing there", host, orNone(strings.Join(reserved, ", "))))
+		case moved != nil:
+			lose(cl, moved, fmt.Sprintf("%s belongs to %s, which leads all of it elsewhere", host, ownerOf(moved.route.svc)))
+		case !cl.on.rootOnly() || cl.redirect != nil:
+			lose(cl, mine[0], fmt.Sprintf("%s belongs to %s: others may add a context_root that it has not taken, and nothing else", host, ownerOf(mine[0].route.svc)))
+		case roots[cl.on.path] != nil:
+			lose(cl, roots[cl.on.path], fmt.Sprintf("%s belongs to %s", host, ownerOf(roots[cl.on.path].route.svc)))
+		case guest != nil && ownerOf(guest.route.svc) != ownerOf(cl.route.svc):
+			lose(cl, guest, fmt.Sprintf("%s belongs to %s", cl.value(), ownerOf(guest.route.svc)))
+		default:
+			if guest == nil {
+				guests[cl.on.path] = cl
+			}
 			add(cl)
 		}
 	}
@@ -115,6 +131,27 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 	}
 	order(out)
 	return append(out, lastResort(vague, byKey)...), problems
+}
+
+// redirecting is the oldest of the owner's claims that leads the host elsewhere: on
+// plain HTTP that stands in place of all that there is on the host, as in Interlock.
+func redirecting(mine []*claim) *claim {
+	for _, cl := range mine {
+		if cl.redirect != nil && !cl.route.broken {
+			return cl
+		}
+	}
+	return nil
+}
+
+// yields tells a service that a redirect of its own host stands in place of its claim.
+func yields(cl, moved *claim) (Problem, bool) {
+	if cl.route.broken || cl.route.closed {
+		return Problem{}, false // it has been told worse
+	}
+	p := cl.route.problem(labels.Info, cl.key(), fmt.Sprintf("on plain HTTP all of %s leads to %s (redirects of %s)", cl.host, moved.redirect.To, moved.route.svc.spec.Name))
+	p.Value, p.Winner = cl.value(), moved.route.svc.spec.Name
+	return p, true
 }
 
 // order sorts matches as they are tried.
@@ -138,18 +175,21 @@ func lastResort(vague []*claim, taken map[string][]*claim) []match {
 	return out
 }
 
-// share says which claims of one match share it; the others lose. Whoever shares
-// has the guards of the oldest, and the path that the first working one sends on.
+// share says which claims of one match share it; the others lose. Whoever shares has
+// the guards of the oldest, and sends on the same path. A broken route claims its
+// match, but never against one that works.
 func share(claims []*claim, lose func(loser, winner *claim, reason string)) match {
+	broken := func(c *claim) bool { return c.route.broken }
+	if !claims[0].route.closed && slices.ContainsFunc(claims, broken) {
+		if working := slices.DeleteFunc(slices.Clone(claims), broken); len(working) > 0 {
+			claims = working
+		}
+	}
 	oldest := claims[0]
 	m := match{on: oldest.on, claims: []*claim{oldest}}
 	byService := map[*service]*claim{oldest.route.svc: oldest}
-	var first *claim // that works
-	if !oldest.route.broken {
-		first = oldest
-	}
 	for _, cl := range claims[1:] {
-		works := !cl.route.broken
+		works := !cl.route.broken && !oldest.route.broken
 		switch same := byService[cl.route.svc]; {
 		case same != nil && same.route == cl.route:
 			// One route says it twice (hosts: * with default_backend).
@@ -164,23 +204,16 @@ func share(claims []*claim, lose func(loser, winner *claim, reason string)) matc
 			lose(cl, oldest, "a default backend is never shared")
 		case cl.route.label.SSLOnly != oldest.route.label.SSLOnly:
 			lose(cl, oldest, "the oldest service with this host and path says otherwise about ssl_only")
-		case cl.route.closed != oldest.route.closed || cl.route.guards != oldest.route.guards && works && !oldest.route.broken:
+		case cl.route.closed != oldest.route.closed || works && cl.route.guards != oldest.route.guards:
 			lose(cl, oldest, "the oldest service with this host and path has other guards")
-		case works && first != nil && oldest.on.path != "/" && cl.route.label.ContextRootRewrite != first.route.label.ContextRootRewrite:
-			lose(cl, first, "an older service with this host and path says otherwise about context_root_rewrite")
-		case works && first != nil && rewrites(cl.route.label) != rewrites(first.route.label):
-			lose(cl, first, "an older service with this host and path says otherwise about rewrite_path or rewrite_regex")
+		case works && oldest.on.path != "/" && cl.route.label.ContextRootRewrite != oldest.route.label.ContextRootRewrite:
+			lose(cl, oldest, "an older service with this host and path says otherwise about context_root_rewrite")
+		case works && rewrites(cl.route.label) != rewrites(oldest.route.label):
+			lose(cl, oldest, "an older service with this host and path says otherwise about rewrite_path or rewrite_regex")
 		default:
 			m.claims = append(m.claims, cl)
 			byService[cl.route.svc] = cl
-			if works && first == nil {
-				first = cl
-			}
 		}
-	}
-	// A broken route claims its match, but never against one that works.
-	if first != nil && !oldest.route.closed {
-		m.claims = slices.DeleteFunc(m.claims, func(c *claim) bool { return c.route.broken })
 	}
 	return m
 }

@@ -70,5 +70,5 @@ func TestEnvoyTakesRandomLabels(t *testing.T) {
 		require.NoError(t, err, "collection %s: %s", name, out)
 	}
 	t.Log(forwards, "routes that send requests on")
-	require.Greater(t, forwards, 400, "hardly a route lives")
+	require.Greater(t, forwards, 350, "hardly a route lives")
 }

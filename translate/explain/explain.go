@@ -214,11 +214,12 @@ func serviceOf(name string) string {
 func lostClaims(problems []translate.Problem, collection string, domains []string) []Loser {
 	var lost []Loser
 	for _, p := range problems {
-		if p.Winner == "" || p.Winner == p.Service || p.Severity != labels.Error || p.Collection != collection {
+		if p.Winner == "" || p.Winner == p.Service || p.Severity == labels.Warning || p.Collection != collection {
 			continue
 		}
 		for _, d := range domains {
-			if rest, ok := strings.CutPrefix(p.Value, d); ok && (rest == "" || rest[0] == '/') {
+			// Behind the host stands what is claimed of it: nothing, a path, or ~ and an expression.
+			if rest, ok := strings.CutPrefix(p.Value, d); ok && (rest == "" || rest[0] == '/' || rest[0] == '~') {
 				lost = append(lost, Loser{Service: p.Service, Reason: fmt.Sprintf("its claim of %s is held by %s: %s", p.Value, p.Winner, p.Reason)})
 				break
 			}
