@@ -10,7 +10,6 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/labels"
 )
 
@@ -35,7 +34,7 @@ func visit(routes []*routev3.Route, q *request) visited {
 			v.route = r
 			continue
 		case l.reason == "":
-			l.also, l.reason = true, behind(r, v.route)
+			l.also, l.reason = behind(r, v.route, routes)
 		}
 		i, told := at[title(r)]
 		switch {
@@ -46,18 +45,19 @@ func visit(routes []*routev3.Route, q *request) visited {
 			losers[i] = l
 		}
 	}
-	matching := 1
+	matching, longest := 1, true
 	for _, l := range losers {
 		if v.route != nil && title(l.route) == title(v.route) {
 			continue
 		}
-		if l.also {
+		if l.also != notAlso {
 			matching++
+			longest = longest && l.also == byLength
 		}
 		v.lost = append(v.lost, Loser{Service: strings.Join(servicesOf(l.route), ", "), Route: title(l.route), Reason: l.reason})
 	}
 	if v.route != nil {
-		v.why = reasons(v.route, routes, q, matching)
+		v.why = reasons(v.route, routes, q, matching, longest)
 	}
 	return v
 }
@@ -66,13 +66,22 @@ func visit(routes []*routev3.Route, q *request) visited {
 type loser struct {
 	route  *routev3.Route
 	reason string
-	also   bool // it matches too, but a route before it took the request
+	also   also
 }
+
+// also says of a route that matches too why another took the request.
+type also int
+
+const (
+	notAlso  also = iota // it does not match
+	byLength             // the other's prefix is longer
+	byOrder
+)
 
 // says ranks the reasons of routes of one name by how much they tell.
 func (l loser) says() int {
 	switch {
-	case l.also:
+	case l.also != notAlso:
 		return 2
 	case l.route.GetMatch().GetPath() == "":
 		return 1
@@ -84,56 +93,6 @@ func (l loser) says() int {
 func title(r *routev3.Route) string {
 	name, _, _ := strings.Cut(r.GetName(), "#")
 	return name
-}
-
-// reasons says why a route takes the request. also counts the routes of the host
-// that match it, this one included.
-func reasons(r *routev3.Route, all []*routev3.Route, q *request, also int) []string {
-	m := r.GetMatch()
-	if serviceOf(r.GetName()) == "" { // the proxy's own
-		return nil
-	}
-	var why []string
-	switch path := pathWords(m); {
-	case also > 1 && prefixOf(m) != "" && len(m.GetHeaders())+len(m.GetQueryParameters()) == 0, also > 1 && strings.HasSuffix(r.GetName(), translate.SafeSuffix):
-		why = append(why, fmt.Sprintf("longest %s of %d matches", path, also))
-	case also > 1:
-		why = append(why, fmt.Sprintf("%s comes first of %d matches", path, also))
-	case prefixOf(m) == "/":
-		why = append(why, path+" takes every path")
-	default:
-		why = append(why, path+" takes the path "+bare(q.path))
-	}
-	for _, h := range m.GetHeaders() {
-		if h.GetName() != ":method" {
-			why = append(why, "header "+h.GetName()+" is as the route wants it")
-		}
-	}
-	for _, p := range m.GetQueryParameters() {
-		why = append(why, "query parameter "+p.GetName()+" is as the route wants it")
-	}
-	if strings.HasSuffix(r.GetName(), translate.SafeSuffix) {
-		return append(why, q.method+" is a safe method: also retried after a reset")
-	}
-	for _, twin := range all {
-		if r.GetRoute() != nil && twin != r && twin.GetName() == r.GetName()+translate.SafeSuffix {
-			why = append(why, q.method+" may not be sent twice: retried only where no task can have seen it")
-			break
-		}
-	}
-	return why
-}
-
-// behind says why a route that matches too does not take the request.
-func behind(r, winner *routev3.Route) string {
-	mine, theirs := prefixOf(r.GetMatch()), prefixOf(winner.GetMatch())
-	switch {
-	case mine != "" && theirs != "" && len(theirs) > len(mine):
-		return fmt.Sprintf("%s matches too, but %s is longer", pathWords(r.GetMatch()), strings.TrimSuffix(theirs, "/"))
-	case mine != "" && theirs == "":
-		return fmt.Sprintf("%s matches too, but %s is more exact", pathWords(r.GetMatch()), pathWords(winner.GetMatch()))
-	}
-	return fmt.Sprintf("%s matches too, but %s stands before it", pathWords(r.GetMatch()), title(winner))
 }
 
 // prefixOf is the prefix that a route takes, "" if it takes none.

@@ -3,7 +3,9 @@ package explain
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,7 +79,9 @@ var (
 )
 
 // randomTable has services of two stacks that claim what they like.
-func randomTable(t *testing.T, r *rand.Rand) translate.Resources {
+func randomTable(t *testing.T, r *rand.Rand) translate.Resources { return randomSwarm(r).resources(t) }
+
+func randomSwarm(r *rand.Rand) swarm {
 	s := newSwarm()
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
 	for i := range 4 + r.IntN(10) {
@@ -112,7 +116,110 @@ func randomTable(t *testing.T, r *rand.Rand) translate.Resources {
 		}
 		s.add(pick("one", "two"), fmt.Sprintf("web%d", i), r.IntN(4), labels)
 	}
-	return s.resources(t)
+	return s
+}
+
+// Why one route stands before another is said in the words of the labels.
+func TestTheOrderIsExplained(t *testing.T) {
+	s := newSwarm()
+	add := func(name string, labels map[string]string) {
+		labels["hosts"], labels["port"] = "a.test", "80"
+		s.add("x", name, 1, labels)
+	}
+	add("all", map[string]string{})
+	add("app", map[string]string{"context_root": "/app", "context_root_rewrite": "true"})
+	add("gets", map[string]string{"context_root": "/app", "methods": "GET"})
+	add("beta", map[string]string{"context_root": "/app", "match_header.X-Beta": "*", "match_query.q": "1"})
+	add("yes", map[string]string{"context_root": "/app", "match_header.X-Beta": "yes"})
+	add("expr", map[string]string{"path_regex": "/app/v[0-9]"})
+	add("exact", map[string]string{"path": "/app/v1"})
+	add("first", map[string]string{"context_root": "/app/v2", "priority": "5"})
+	res := s.resources(t)
+	for _, c := range []struct {
+		path   string
+		beta   string
+		winner string
+		why    string
+		lost   map[string]string
+	}{
+		{path: "/app/x", winner: "x_gets", why: "context_root /app comes first of 3 matches", lost: map[string]string{
+			"x_all": "context_root / matches too, but /app is longer", "x_app": "context_root /app matches too, but x_gets asks for more (methods)", "x_beta": "header x-beta is missing",
+		}},
+		{path: "/app", winner: "x_gets", why: "context_root /app comes first of 3 matches", lost: map[string]string{
+			"x_app": "path /app matches too, but x_gets asks for more (methods)",
+		}},
+		{path: "/app?q=1", beta: "yes", winner: "x_beta", why: "context_root /app comes first of 5 matches", lost: map[string]string{
+			"x_gets": "context_root /app matches too, but x_beta asks for more (header x-beta, query parameter q)",
+		}},
+		{path: "/app", beta: "yes", winner: "x_gets", why: "context_root /app comes first of 4 matches", lost: map[string]string{
+			"x_yes": "context_root /app matches too, but x_gets is older, or has a higher priority",
+		}},
+		{path: "/app/v1", winner: "x_exact", why: "path /app/v1 comes first of 5 matches", lost: map[string]string{
+			"x_expr": "path_regex /app/v[0-9] matches too, but path /app/v1 is more exact",
+		}},
+		{path: "/app/v2", winner: "x_first", why: "context_root /app/v2 comes first of 5 matches", lost: map[string]string{
+			"x_expr": "path_regex /app/v[0-9] matches too, but x_first has a higher priority", "x_all": "context_root / matches too, but /app/v2 is longer",
+		}},
+		{path: "/x", winner: "x_all", why: "context_root / takes every path", lost: map[string]string{"x_exact": "path /x is not /app/v1"}},
+	} {
+		header := http.Header{}
+		if c.beta != "" {
+			header.Set("X-Beta", c.beta)
+		}
+		a, err := Explain(res, Request{Collection: "default", URL: "http://a.test" + c.path, Header: header}, nil)
+		require.NoError(t, err)
+		require.Equal(t, c.winner, a.Service, c.path)
+		require.Contains(t, a.Because, c.why, c.path)
+		reasons := map[string]string{}
+		for _, l := range a.Lost {
+			reasons[l.Route] = l.Reason
+		}
+		for route, reason := range c.lost {
+			require.Equal(t, reason, reasons[route], "%s %s", c.path, route)
+		}
+	}
+}
+
+// Priorities are not in the table: that one is higher is said only where it is.
+func TestHigherPrioritiesAreHigher(t *testing.T) {
+	said := 0
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		s := randomSwarm(r)
+		res := s.resources(t)
+		priority := map[string]string{}
+		for _, service := range s.Services {
+			priority[service.Name] = service.Labels["com.docker.lb.priority"]
+		}
+		rank := map[string]int{"-1": 0, "": 1, "1": 2}
+		lastResorts := map[string]bool{} // of which it is not known what they take: behind all others
+		table, err := routeTable(res, "http")
+		require.NoError(t, err)
+		for _, vh := range table.GetVirtualHosts() {
+			for _, route := range vh.GetRoutes() {
+				reason := reasonOf(route.GetResponseHeadersToAdd())
+				lastResorts[route.GetName()] = lastResorts[route.GetName()] || reason == "not_built" || reason == "guard_unavailable"
+			}
+		}
+		ask := asker{rand: r, hosts: []string{"a.test", "x.a.test", "b.test", "z.a.test"}, segments: randomSegments}
+		for range 60 {
+			q := ask.request()
+			a, err := Explain(res, Request{Collection: "default", Method: q.method, URL: "http://" + q.host + q.path, Header: q.header}, nil)
+			require.NoError(t, err)
+			winner, _, _ := strings.Cut(a.Route, "#")
+			for _, l := range a.Lost {
+				mine, theirs := rank[priority[l.Route]], rank[priority[winner]]
+				switch {
+				case strings.HasSuffix(l.Reason, "but "+winner+" has a higher priority"):
+					said++
+					require.Greater(t, theirs, mine, "seed %d: %+v", seed, a)
+				case strings.Contains(l.Reason, " matches too, but ") && !lastResorts[l.Route]:
+					require.GreaterOrEqual(t, theirs, mine, "seed %d: %+v", seed, a)
+				}
+			}
+		}
+	}
+	require.Greater(t, said, 20)
 }
 
 // Whoever asks where a request goes must be told who stands before it.
