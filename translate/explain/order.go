@@ -18,7 +18,11 @@ func reasons(r *routev3.Route, all []*routev3.Route, q *request, matching int, l
 		return nil
 	}
 	var why []string
-	switch path := pathWords(m); {
+	path := pathWords(m)
+	if slashes(r) {
+		path = "context_root " + m.GetPath()
+	}
+	switch {
 	case matching > 1 && longest:
 		why = append(why, fmt.Sprintf("longest %s of %d matches", path, matching))
 	case matching > 1:
@@ -54,17 +58,22 @@ func reasons(r *routev3.Route, all []*routev3.Route, q *request, matching int, l
 func behind(r, winner *routev3.Route, all []*routev3.Route) (also, string) {
 	mine, theirs := rankOf(r, all), rankOf(winner, all)
 	too := pathWords(r.GetMatch()) + " matches too, but "
+	higher := title(winner) + " has a higher priority"
+	if r.GetDirectResponse() != nil && reasonOf(r.GetResponseHeadersToAdd()) != "" {
+		// It is not built, and perhaps the last resort of the host, whatever its priority.
+		higher = title(winner) + " stands before it"
+	}
 	switch {
 	case theirs.kind < mine.kind:
 		return byOrder, too + pathWords(winner.GetMatch()) + " is more exact"
 	case theirs.kind > mine.kind || theirs.length < mine.length:
-		return byOrder, too + title(winner) + " has a higher priority"
+		return byOrder, too + higher
 	case theirs.length > mine.length:
 		return byLength, too + strings.TrimSuffix(cmp.Or(prefixOf(winner.GetMatch()), winner.GetMatch().GetPath()), "/") + " is longer"
 	case len(theirs.asks) > len(mine.asks):
 		return byOrder, too + title(winner) + " asks for more (" + strings.Join(theirs.asks, ", ") + ")"
 	case len(theirs.asks) < len(mine.asks):
-		return byOrder, too + title(winner) + " has a higher priority"
+		return byOrder, too + higher
 	}
 	return byOrder, too + title(winner) + " is older, or has a higher priority"
 }
