@@ -181,7 +181,7 @@ func (a asker) request() question {
 	if chance(30) {
 		q.path += "?" + pick([]string{"debug", "debug=1", "v=2", "v=23&x", "v=1", "a=b&v=2", "x=/../y", ""})
 	}
-	for _, h := range []string{"X-Beta: yes", "X-Beta: no", "User-Agent: curl", "User-Agent: robot", "X-Hello: 1", "x_hello: 1"} {
+	for _, h := range []string{"X-Beta: yes", "X-Beta: no", "User-Agent: curl", "User-Agent: robot", "X-Hello: 1", "x_hello: 1", "X-Envoy-Retry-On: 5xx"} {
 		if name, value, _ := strings.Cut(h, ": "); chance(20) && q.header[name] == nil {
 			q.header[name] = []string{value}
 		}

@@ -127,7 +127,7 @@ func Explain(res translate.Resources, req Request, problems []translate.Problem)
 		a.reject(http.StatusNotFound, w.localReason("NR"), fmt.Sprintf("the route table %q of the listener is not there", w.table))
 		return a, nil
 	}
-	w.dropHeaders(q)
+	w.headers(q)
 
 	host, chosen := chooseHost(table, q.host, w.port)
 	if host == nil {

@@ -108,16 +108,20 @@ func stripHost(host string, w *way) string {
 	return host
 }
 
-// dropHeaders takes away the headers that no route sees.
-func (w *way) dropHeaders(q *request) {
-	if w.manager.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() != corev3.HttpProtocolOptions_DROP_HEADER {
-		return
-	}
+// headers makes the request's headers what the routes see: what the proxy does not
+// believe or pass on is dropped, what it says itself is there.
+func (w *way) headers(q *request) {
+	underscores := w.manager.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction() == corev3.HttpProtocolOptions_DROP_HEADER
 	for name := range q.header {
-		if strings.Contains(name, "_") {
+		l := strings.ToLower(name)
+		if underscores && strings.Contains(l, "_") || strings.HasPrefix(l, "x-envoy-") || l == "connection" {
 			delete(q.header, name)
 		}
 	}
+	if w.manager.GetUseRemoteAddress().GetValue() {
+		q.header.Set("X-Forwarded-For", strings.Join(append(q.header.Values("X-Forwarded-For"), "the client's address"), ","))
+	}
+	q.header.Set("X-Request-Id", "made by the proxy")
 }
 
 // localReason is the x-waggle-reason of an answer that Envoy makes by itself for

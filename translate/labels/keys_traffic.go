@@ -1,5 +1,7 @@
 package labels
 
+import "strings"
+
 // Traffic is what section "Which traffic" says of a route.
 type Traffic struct {
 	Hosts          []string // normalised: lower case, punycode, no trailing dot or port; "*.x", "*" as they are; no duplicates
@@ -43,9 +45,9 @@ var trafficKeys = section{title: "Which traffic", keys: []key{
 		meaning: "Takes paths that the whole pattern matches."},
 	{name: "methods", class: Match, narrows: true, standardText: "any", value: use(list("list", method), func(t *target, v []string) { t.route.Methods = set(v) }),
 		meaning: "Takes these methods only."},
-	{name: "match_header", takes: headerName, class: Match, narrows: true, value: useNamed(match, func(t *target, name string, v Matcher) {
+	{name: "match_header", takes: headerName, class: Match, narrows: true, value: warned(useNamed(match, func(t *target, name string, v Matcher) {
 		t.route.Headers = append(t.route.Headers, NamedMatcher{asciiLower(name), v})
-	}),
+	}), neverSeen),
 		meaning: "Takes requests with this header; all such labels of a route must match. A request without the header matches `!…` only of `!*`."},
 	{name: "match_query", takes: parameterName, class: Match, narrows: true, value: useNamed(match, func(t *target, name string, v Matcher) { t.route.Query = append(t.route.Query, NamedMatcher{name, v}) }),
 		meaning: "Takes requests with this query parameter; all such labels of a route must match."},
@@ -55,3 +57,16 @@ var trafficKeys = section{title: "Which traffic", keys: []key{
 		value:   accept(collectionName),
 		meaning: "The collection that publishes the service."},
 }}
+
+// neverSeen tells of headers that no request has when routes are looked at.
+func neverSeen(header string) (reason, hint string) {
+	switch l := asciiLower(header); {
+	case strings.Contains(l, "_"):
+		return "no request has this header: the proxy drops those with an underscore in their name", "send and match `" + strings.ReplaceAll(header, "_", "-") + "`"
+	case strings.HasPrefix(l, "x-envoy-"):
+		return "no request has this header: what clients tell the proxy itself is dropped", "name another header"
+	case l == "connection" || l == "proxy-connection" || l == "keep-alive":
+		return "no request has this header: it is between two ends of one connection", "name another header"
+	}
+	return "", ""
+}

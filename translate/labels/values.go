@@ -88,6 +88,21 @@ func useNamed[T any](k kind[T], set func(t *target, name string, v T)) binding {
 	return use(k, func(t *target, v T) { set(t, t.name, v) })
 }
 
+// warned adds a warning to a key that takes a name, where the name deserves one.
+func warned(b binding, of func(name string) (reason, hint string)) binding {
+	read := b.read
+	b.read = func(text string, into *target) ([]note, bool) {
+		notes, ok := read(text, into)
+		if into != nil && ok {
+			if reason, hint := of(into.name); reason != "" {
+				notes = append(notes, note{severity: Warning, reason: reason, hint: hint})
+			}
+		}
+		return notes, ok
+	}
+	return b
+}
+
 // later binds a key that is known and checked, but not built yet.
 func later[T any](k kind[T]) binding {
 	b := use(k, func(*target, T) {})
