@@ -40,6 +40,14 @@ const (
 // defaultRetryMethods may be sent twice.
 var defaultRetryMethods = []string{"GET", "HEAD", "OPTIONS"}
 
+// What nearly every route says, made once: messages that nobody changes.
+var (
+	standardRetryOn = strings.Join(labels.RetryAlways, ",")
+	standardRetries = retryPolicy(defaultRetries, standardRetryOn)
+	standardAgain   = []*corev3.HeaderValueOption{setHeader(retryHeader, formatLiteral("reset"))}
+	standardMethods = newMethodMatcher(defaultRetryMethods)
+)
+
 // forwardAction is what a route that sends requests on does with those that
 // match. Those who share the match have it in common: it is the oldest's.
 func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *routev3.RouteMatch) *routev3.RouteAction {
@@ -53,7 +61,7 @@ func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *rout
 	}
 	always := retriedAlways(l)
 	standIn := slices.ContainsFunc(shares, func(w weighted) bool { return w.claim.route.backend.settings.fallback != "" })
-	if l.Retries != defaultRetries || l.PerTryTimeout > 0 || standIn || always != retriedAlways(&labels.Route{}) {
+	if l.Retries != defaultRetries || l.PerTryTimeout > 0 || standIn || always != standardRetryOn {
 		action.RetryPolicy = retryPolicy(l.Retries, always)
 		if l.PerTryTimeout > 0 {
 			action.RetryPolicy.PerTryTimeout = durationpb.New(l.PerTryTimeout)
@@ -226,7 +234,7 @@ func fraction(percent float64) *corev3.RuntimeFractionalPercent {
 // retriedAlways are the words for which a request of any method is sent again.
 func retriedAlways(l *labels.Route) string {
 	if l.RetryOn == nil {
-		return strings.Join(labels.RetryAlways, ",")
+		return standardRetryOn
 	}
 	return strings.Join(slices.DeleteFunc(slices.Clone(l.RetryOn), func(w string) bool { return !slices.Contains(labels.RetryAlways, w) }), ",")
 }
@@ -234,9 +242,9 @@ func retriedAlways(l *labels.Route) string {
 // sentTwice gives the methods of the twin of a route, those that may be sent twice,
 // and what it adds to their requests; none where it needs no twin.
 func sentTwice(l *labels.Route) (methods []string, headers []*corev3.HeaderValueOption) {
-	words, grpc := []string{"reset"}, []string(nil)
+	headers = standardAgain
 	if l.RetryOn != nil {
-		words = nil
+		var words, grpc []string
 		for _, w := range l.RetryOn {
 			switch {
 			case slices.Contains(labels.RetryGRPC, w):
@@ -245,13 +253,14 @@ func sentTwice(l *labels.Route) (methods []string, headers []*corev3.HeaderValue
 				words = append(words, w)
 			}
 		}
-	}
-	for _, h := range []struct {
-		name  string
-		words []string
-	}{{retryHeader, words}, {retryHeaderGRPC, grpc}} {
-		if len(h.words) > 0 {
-			headers = append(headers, setHeader(h.name, formatLiteral(strings.Join(h.words, ","))))
+		headers = nil
+		for _, h := range []struct {
+			name  string
+			words []string
+		}{{retryHeader, words}, {retryHeaderGRPC, grpc}} {
+			if len(h.words) > 0 {
+				headers = append(headers, setHeader(h.name, formatLiteral(strings.Join(h.words, ","))))
+			}
 		}
 	}
 	safe := l.RetryMethods

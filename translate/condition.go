@@ -232,6 +232,13 @@ func under(root string) *routev3.RouteMatch {
 }
 
 func methodIs(methods []string) *routev3.HeaderMatcher {
+	if slices.Equal(methods, defaultRetryMethods) {
+		return standardMethods
+	}
+	return newMethodMatcher(methods)
+}
+
+func newMethodMatcher(methods []string) *routev3.HeaderMatcher {
 	quoted := make([]string, len(methods))
 	for i, m := range methods {
 		quoted[i] = regexp.QuoteMeta(m)

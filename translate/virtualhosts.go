@@ -40,7 +40,7 @@ func (h *host) remove(c *claim) {
 // virtualHost is what a host's claims come to. Each route is checked by itself:
 // one that Envoy would not take answers 503, and its neighbours stay.
 func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3.VirtualHost, []string, []Problem) {
-	vh := &routev3.VirtualHost{Name: name, Domains: domains(name), RetryPolicy: retryPolicy(defaultRetries, retriedAlways(&labels.Route{}))}
+	vh := &routev3.VirtualHost{Name: name, Domains: domains(name), RetryPolicy: standardRetries}
 	var clusters []string
 	var problems []Problem
 	for _, m := range matches {
