@@ -2,6 +2,8 @@ package labels
 
 import (
 	"encoding/json"
+	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -160,5 +162,61 @@ func FuzzPath(f *testing.F) {
 		again, err := pathPrefix.read(p)
 		require.NoError(t, err)
 		require.Equal(t, p, again)
+	})
+}
+
+// What a header or query parameter must be: a pattern that is taken is one that
+// the proxies' RE2 can read, byte by byte, and no larger than it may be.
+func FuzzMatch(f *testing.F) {
+	for _, m := range []string{"1", "!1", "*", "!*", "~[0-9]+", "!~x", "~(", `~\p{Letter}`, `~\pL{1,9}`, `~[\xff-Ā]`, `~\Q\x{100}`, "~(?i)é{3}", "!", "!!", "~(a{30}){30}"} {
+		f.Add(m)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := match.read(text)
+		if err != nil {
+			require.NotEmpty(t, noteOf(err).reason)
+			require.NotEmpty(t, noteOf(err).hint)
+			return
+		}
+		said := 0
+		for _, is := range []bool{m.Present, m.Regex != "", m.Exact != ""} {
+			if is {
+				said++
+			}
+		}
+		require.Equal(t, 1, said, "%+v", m)
+		if m.Regex == "" {
+			return
+		}
+		require.LessOrEqual(t, len(m.Regex), 1024)
+		_, err = regexp.Compile(BytesAsText(m.Regex))
+		require.NoError(t, err)
+		again, err := regex.read(m.Regex)
+		require.NoError(t, err)
+		require.Equal(t, m.Regex, again)
+	})
+}
+
+// A URL that is taken is written as a Location header has it.
+func FuzzLink(f *testing.F) {
+	for _, l := range []string{"https://a.example", "http://Bücher.example:81/ü?q=a b#ö", "https://[::1]:81/", "https://a:b@c", "https://a..b", "https://a:0", "//a", "https://a/%zz", "https://a?b=\"", "https://a/x#"} {
+		f.Add(l)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := link.read(text)
+		if err != nil {
+			require.NotEmpty(t, noteOf(err).reason)
+			require.NotEmpty(t, noteOf(err).hint)
+			return
+		}
+		u, err := url.Parse(l)
+		require.NoError(t, err)
+		require.Contains(t, []string{"http", "https"}, u.Scheme)
+		require.NotEmpty(t, u.Hostname())
+		sent := u.Scheme + "://" + u.Host + u.EscapedPath() + "?" + u.RawQuery + "#" + u.EscapedFragment()
+		require.False(t, strings.ContainsFunc(sent, func(r rune) bool { return r <= ' ' || r >= 0x7f }), "%q", sent)
+		again, err := link.read(l)
+		require.NoError(t, err)
+		require.Equal(t, l, again)
 	})
 }

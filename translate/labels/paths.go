@@ -156,12 +156,37 @@ var regex = kind[string]{doc: "RE2, anchored, ≤ 1 KiB", read: func(text string
 	if err != nil {
 		return "", refuse(bytewise, "has a range of characters that is none of bytes, and the proxy compares byte by byte")
 	}
+	tooMuch := refuse("write a simpler pattern, with smaller repetitions", "is too expensive to run on every request")
+	if atLeast(parsed, maxProgram) > maxProgram {
+		return "", tooMuch // nor to compile, here and now
+	}
 	program, err := syntax.Compile(parsed.Simplify())
 	if err != nil || programSize(program) > maxProgram {
-		return "", refuse("write a simpler pattern, with smaller repetitions", "is too expensive to run on every request")
+		return "", tooMuch
 	}
 	return text, nil
 }}
+
+// atLeast is how many instructions a pattern needs at least. It need not be right
+// above the limit.
+func atLeast(re *syntax.Regexp, limit int) int {
+	n := 0
+	switch re.Op {
+	case syntax.OpLiteral:
+		n = len(re.Rune)
+	case syntax.OpCharClass, syntax.OpAnyChar, syntax.OpAnyCharNotNL, syntax.OpStar, syntax.OpQuest:
+		n = 1
+	}
+	for _, sub := range re.Sub {
+		if n += atLeast(sub, limit); n > limit {
+			return n
+		}
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max)
+	}
+	return n
+}
 
 // BytesAsText makes a character of each byte: what Go's expressions make of the result
 // is what Envoy's RE2 makes of the bytes.

@@ -1,8 +1,11 @@
 package labels
 
 import (
+	"regexp/syntax"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 func TestContextRoot(t *testing.T) {
@@ -62,6 +65,22 @@ func TestRegex(t *testing.T) {
 		{text: "(a{30}b{30}){30}", reason: "is too expensive to run on every request", hint: simpler},
 		{text: strings.Repeat("a", 1025), reason: "is 1025 characters long", hint: "write a pattern of at most 1024 characters"},
 	})
+}
+
+// What is too large is known before it is compiled, which can take a second and more.
+func TestLargePatternsAreNotCompiled(t *testing.T) {
+	for _, pattern := range []string{strings.Repeat(`(a?){1000}`, 100), strings.Repeat(`x{1000}`, 140), strings.Repeat(`(a*){500}`, 110), strings.Repeat(`\pL{500}`, 120), "[^a]{900}"} {
+		parsed, err := syntax.Parse(pattern, syntax.Perl)
+		require.NoError(t, err)
+		require.Greater(t, atLeast(parsed, 800), 800, pattern)
+	}
+	for _, pattern := range []string{`/v[0-9]+/.*`, `(a?){200}`, `x{800}`, `(a{0,9}|b){20}`, `a{3,}x{0}()`} {
+		parsed, err := syntax.Parse(pattern, syntax.Perl)
+		require.NoError(t, err)
+		program, err := syntax.Compile(parsed.Simplify())
+		require.NoError(t, err)
+		require.LessOrEqual(t, atLeast(parsed, 800), programSize(program), pattern)
+	}
 }
 
 func TestLink(t *testing.T) {
