@@ -235,3 +235,52 @@ func TestDefaultBackendAndEveryHost(t *testing.T) {
 	require.Equal(t, []string{"/* -> x_all:80"}, routeLines(b, "dev", "*"))
 	require.Equal(t, []string{"/* -> x_all:80"}, routeLines(b, "dev", "a.test"))
 }
+
+// Of whatever services say: who does not own a host has added a context root there
+// that the owner does not ask for, and nothing else; and of what is lost, both sides
+// are told.
+func TestStrangersAddRootsAlone(t *testing.T) {
+	added, lost := 0, 0
+	for seed := range uint64(400) {
+		s := newSwarm(9000 + seed)
+		for _, c := range s.cfg.Collections {
+			c.ShareHosts, c.HostOwners = "owner", nil
+		}
+		b := Build(Input{Picture: s.picture, Config: s.cfg})
+		told := func(service string, severity labels.Severity, winner string) bool {
+			return slices.ContainsFunc(b.Problems(), func(p Problem) bool {
+				return p.Service == service && p.Severity == severity && p.Winner == winner
+			})
+		}
+		for _, c := range b.collections {
+			for _, h := range c.hosts {
+				owner := ownerOf(h.claims[0].route.svc)
+				for _, cl := range h.claims {
+					name := cl.route.svc.spec.Name
+					switch stranger := ownerOf(cl.route.svc) != owner; {
+					case stranger && cl.lost && !cl.route.vague:
+						lost++
+						i := slices.IndexFunc(b.Problems(), func(p Problem) bool {
+							return p.Service == name && p.Severity == labels.Error && p.Winner != "" && p.Value == cl.value()
+						})
+						require.GreaterOrEqual(t, i, 0, "seed %d: %s is not told of %s", seed, name, cl.value())
+						if winner := b.Problems()[i].Winner; winner != name {
+							require.True(t, told(winner, labels.Info, winner), "seed %d: %s is not told of %s", seed, winner, cl.value())
+						}
+					case stranger && !cl.lost:
+						added++
+						require.True(t, cl.on.rootOnly() && cl.redirect == nil, "seed %d: %s has %s", seed, name, cl.value())
+						for _, own := range h.claims {
+							if ownerOf(own.route.svc) == owner && !own.route.vague {
+								require.True(t, own.redirect == nil || own.route.broken, "seed %d: %s has %s", seed, name, cl.value())
+								require.False(t, own.on.kind == prefixPath && own.on.path == cl.on.path, "seed %d: %s has %s", seed, name, cl.value())
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	require.Greater(t, added, 40)
+	require.Greater(t, lost, 100)
+}
