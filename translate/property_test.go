@@ -132,7 +132,7 @@ func (s *swarm) traffic(prefix string, into map[string]string) {
 	into[prefix+"redirect"] = seldom("https://b.test", "https://b.test/x%20y?z=%25", "https://[::1]:81/", "b.test")
 	into[prefix+"redirect_code"] = seldom("301", "308", "404")
 	into[prefix+"ssl_only"] = seldom("true", "false", "yep")
-	into[prefix+"respond"] = seldom("204", "503,100 % \"closed\"", "99", "200,{}")
+	into[prefix+"respond"] = seldom("204", "503,100 % \"closed\"", "99", "200,{}", "204,x", "301")
 }
 
 // guards of a route, good and bad.

@@ -30,8 +30,6 @@ var answersKeys = section{title: "Answers from the proxy", keys: []key{
 		meaning: "The status of `redirect` and `redirects`."},
 	{name: "ssl_only", class: Guard, interlock: true, standard: "false", value: use(boolean, func(t *target, v bool) { t.route.SSLOnly = v }),
 		meaning: "Plain HTTP answers 308 to https."},
-	{name: "respond", class: Match, value: use(pair("`status[,text]`", false, respondStatus, responseText), func(t *target, v two[uint32, string]) {
-		t.route.Respond = &Response{Status: v.first, Text: v.second}
-	}),
+	{name: "respond", class: Match, value: use(fixedAnswer, func(t *target, v Response) { t.route.Respond = &v }),
 		meaning: "A fixed answer, for maintenance. Needs no port."},
 }}

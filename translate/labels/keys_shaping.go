@@ -90,7 +90,7 @@ var shapingKeys = section{title: "Shaping and watching", intro: "Values are lite
 		}),
 		meaning: "Delays a share of the requests."},
 	{name: "fault_abort", class: Comfort,
-		value: use(pair("`503,5%`", true, respondStatus, percent), func(t *target, v two[uint32, float64]) {
+		value: use(pair("`503,5%`", true, abortStatus, percent), func(t *target, v two[uint32, float64]) {
 			t.route.FaultAbort = &Abort{Status: v.first, Percent: v.second}
 		}),
 		meaning: "Answers a share of the requests with this status; they do not reach the task."},

@@ -196,8 +196,37 @@ func part(text string, err error) error {
 	return refuse(m.hint, "%q %s", strings.TrimSpace(text), m.reason)
 }
 
-// respondStatus is the status of an answer that the proxy makes itself.
-var respondStatus = whole(200, 599)
+// respondStatus is the status of an answer that the proxy makes itself. To those that
+// redirect Envoy would add where the request came from: a loop.
+var respondStatus = kind[uint32]{doc: "status", read: func(text string) (uint32, error) {
+	n, err := whole(200, 599).read(text)
+	if err == nil && slices.Contains([]uint32{301, 302, 303, 307, 308}, n) {
+		return 0, refuse("write `redirect` and `redirect_code`", "redirects, and does not say where")
+	}
+	return n, err
+}}
+
+// abortStatus is the status of an answer with a text of Envoy's own.
+var abortStatus = kind[uint32]{doc: "status", read: func(text string) (uint32, error) {
+	n, err := respondStatus.read(text)
+	if err == nil && textless(n) {
+		return 0, refuse("write another status, such as `503`", "has no text, and the proxy sends one")
+	}
+	return n, err
+}}
+
+// textless reports whether an answer of that status ends before its text: who reads
+// it would take the text for the beginning of the next answer.
+func textless(status uint32) bool { return status == 204 || status == 205 || status == 304 }
+
+// fixedAnswer is "status[,text]".
+var fixedAnswer = kind[Response]{doc: "`status[,text]`", read: func(text string) (Response, error) {
+	v, err := pair("`status[,text]`", false, respondStatus, responseText).read(text)
+	if err == nil && textless(v.first) && v.second != "" {
+		return Response{}, refuse(fmt.Sprintf("write `%d` alone", v.first), "an answer of status %d has no text", v.first)
+	}
+	return Response{Status: v.first, Text: v.second}, err
+}}
 
 // A Redirection sends one host to a URL.
 type Redirection struct{ From, To string }
