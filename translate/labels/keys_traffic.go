@@ -49,8 +49,10 @@ var trafficKeys = section{title: "Which traffic", keys: []key{
 		t.route.Headers = append(t.route.Headers, NamedMatcher{asciiLower(name), v})
 	}), neverSeen),
 		meaning: "Takes requests with this header; all such labels of a route must match. A request without the header matches `!…` only of `!*`."},
-	{name: "match_query", takes: parameterName, class: Match, narrows: true, value: useNamed(match, func(t *target, name string, v Matcher) { t.route.Query = append(t.route.Query, NamedMatcher{name, v}) }),
-		meaning: "Takes requests with this query parameter; all such labels of a route must match."},
+	{name: "match_query", takes: parameterName, class: Match, narrows: true, value: warned(useNamed(match, func(t *target, name string, v Matcher) {
+		t.route.Query = append(t.route.Query, NamedMatcher{name, v})
+	}), escaped),
+		meaning: "Takes requests with this query parameter; all such labels of a route must match. Names and values are compared as they stand in the URL, where a blank is `%20`."},
 	{name: "priority", class: Match, standard: "0", value: use(integer, func(t *target, v int32) { t.route.Priority = v }),
 		meaning: "Higher comes first; among equals exact before regex before longer prefix, then more matchers, then age."},
 	{name: "service_cluster", class: None, interlock: true, serviceWide: true, standardText: "access label, placement constraint, then the default collection",
@@ -59,7 +61,7 @@ var trafficKeys = section{title: "Which traffic", keys: []key{
 }}
 
 // neverSeen tells of headers that no request has when routes are looked at.
-func neverSeen(header string) (reason, hint string) {
+func neverSeen(header, _ string) (reason, hint string) {
 	switch l := asciiLower(header); {
 	case strings.Contains(l, "_"):
 		return "no request has this header: the proxy drops those with an underscore in their name", "send and match `" + strings.ReplaceAll(header, "_", "-") + "`"
@@ -67,6 +69,18 @@ func neverSeen(header string) (reason, hint string) {
 		return "no request has this header: what clients tell the proxy itself is dropped", "name another header"
 	case l == "connection" || l == "proxy-connection" || l == "keep-alive":
 		return "no request has this header: it is between two ends of one connection", "name another header"
+	}
+	return "", ""
+}
+
+// escaped tells of parameters that no URL has as they are written.
+func escaped(name, text string) (reason, hint string) {
+	if sent := escapeText(name); sent != name {
+		return "no request has this parameter: names are compared as they stand in the URL", "write `" + sent + "`"
+	}
+	value := strings.TrimSpace(text)
+	if sent := escapeText(value); sent != value && !strings.HasPrefix(strings.TrimPrefix(value, "!"), "~") {
+		return "no request has this value: values are compared as they stand in the URL", "write `" + sent + "`"
 	}
 	return "", ""
 }

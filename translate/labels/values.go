@@ -88,13 +88,13 @@ func useNamed[T any](k kind[T], set func(t *target, name string, v T)) binding {
 	return use(k, func(t *target, v T) { set(t, t.name, v) })
 }
 
-// warned adds a warning to a key that takes a name, where the name deserves one.
-func warned(b binding, of func(name string) (reason, hint string)) binding {
+// warned adds a warning to a key that takes a name, where name or value deserve one.
+func warned(b binding, of func(name, text string) (reason, hint string)) binding {
 	read := b.read
 	b.read = func(text string, into *target) ([]note, bool) {
 		notes, ok := read(text, into)
 		if into != nil && ok {
-			if reason, hint := of(into.name); reason != "" {
+			if reason, hint := of(into.name, text); reason != "" {
 				notes = append(notes, note{severity: Warning, reason: reason, hint: hint})
 			}
 		}
