@@ -64,6 +64,19 @@ func (r *route) answersItself() bool {
 	return l.Redirect != "" || l.Respond != nil || len(l.Redirects) > 0 && len(l.Hosts) == 0 && !l.DefaultBackend
 }
 
+// maxClaims bounds what few labels can multiply to: each host of a route has each
+// of its paths.
+const maxClaims = 8192
+
+// claimed is how much the service claims so far.
+func (s *service) claimed() int {
+	n := 0
+	for _, r := range s.routes {
+		n += len(r.claims)
+	}
+	return n
+}
+
 const hostHint = "write a host such as `app.example.com`"
 
 // claimsOf says which matches a route wants.
@@ -94,6 +107,10 @@ func claimsOf(r *route) []*claim {
 		refuse("respond", "", "`redirect` and `respond` are both said, and a route gives one answer: what it claims answers 503", "remove one of them")
 	}
 	conditions := conditionsOf(l)
+	if n := len(l.Hosts) * len(conditions); len(conditions) > 1 && n+r.svc.claimed() > maxClaims {
+		refuse("path", "", fmt.Sprintf("%d paths of %d hosts are more matches than the %d that a service may have: what it claims answers 503", len(conditions), len(l.Hosts), maxClaims),
+			"write fewer of them, or `path_regex`")
+	}
 	if r.vague {
 		conditions = []*condition{prefixed(root)}
 	}
@@ -104,9 +121,6 @@ func claimsOf(r *route) []*claim {
 			p := r.problem(labels.Error, "hosts", err.Error())
 			p.Value, p.Hint = h, hostHint
 			r.svc.problems = append(r.svc.problems, p)
-			continue
-		}
-		if slices.ContainsFunc(out, func(c *claim) bool { return c.host == h }) {
 			continue
 		}
 		for _, on := range conditions {

@@ -3,6 +3,7 @@ package translate
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +87,33 @@ func TestContextRoots(t *testing.T) {
 		"=/app -> MOVED_PERMANENTLY /app/", "/app/* -> rewrite / x_web:80",
 		"/* -> x_root:80",
 	}, routeLines(b, "dev", "a.test"))
+}
+
+// Few labels could multiply to more than any machine holds.
+func TestHostsTimesPathsAreBounded(t *testing.T) {
+	list := func(form string, n int) string {
+		var all []string
+		for i := range n {
+			all = append(all, fmt.Sprintf(form, i))
+		}
+		return strings.Join(all, ",")
+	}
+	w := newWorld()
+	w.service("x_bad", map[string]string{
+		"hosts": "a.test", "port": "80", "many.port": "80", "many.hosts": list("h%d.test", 90), "many.path": list("/%d", 90),
+		"more.port": "80", "more.hosts": list("m%d.test", 90), "more.path": list("/%d", 2),
+	})
+	w.service("x_hosts", map[string]string{"hosts": list("x%d.test", 2500), "port": "80"})
+	w.service("x_good", map[string]string{"hosts": "good.test", "port": "80"})
+	b := w.build(t, testConfig())
+	require.Equal(t, []string{"/* -> x_bad:80"}, routeLines(b, "dev", "a.test"))
+	require.Equal(t, []string{"=/0 -> x_bad:80", "=/1 -> x_bad:80", "=/10 -> x_bad:80"}, routeLines(b, "dev", "h0.test")[:3])
+	require.Equal(t, []string{"/* -> 503 not_built"}, routeLines(b, "dev", "m0.test"))
+	require.Equal(t, []string{"/* -> x_hosts:80"}, routeLines(b, "dev", "x2499.test"))
+	require.Equal(t, []string{"/* -> x_good:80"}, routeLines(b, "dev", "good.test"))
+	require.Len(t, b.Problems(), 1)
+	p := requireProblem(t, b, "x_bad", labels.Error, "2 paths of 90 hosts are more matches than the 8192 that a service may have")
+	require.Equal(t, "com.docker.lb.more.path", p.Label)
 }
 
 func TestRouteSettings(t *testing.T) {
