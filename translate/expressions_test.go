@@ -47,6 +47,16 @@ func TestEnvoyTakesEveryExpression(t *testing.T) {
 			"head.hosts": fmt.Sprintf("h%d.test", i), "head.port": "80", "head.match_header.X-A": "~" + p, "head.match_query.q": "!~" + p,
 		})
 	}
+	many := func(n int) string { // methods are an expression, too
+		var all []string
+		for i := range n {
+			all = append(all, fmt.Sprintf("%c%022dX", 'A'+i%26, i*i))
+		}
+		return strings.Join(all, ",")
+	}
+	for _, n := range []int{1, 24, 32, 33, 400} {
+		w.service(fmt.Sprintf("methods%d", n), map[string]string{"hosts": fmt.Sprintf("m%d.test", n), "port": "80", "methods": many(n), "retry_methods": many(n)})
+	}
 	b := w.build(t, testConfig())
 	taken := 0
 	for _, vh := range tableOf(b.Resources("dev")) {

@@ -117,5 +117,5 @@ var retryMethods = kind[[]string]{doc: "list, or `none`", read: func(text string
 	if strings.TrimSpace(text) == "none" {
 		return []string{}, nil
 	}
-	return list("", method).read(text)
+	return methods.read(text)
 }}

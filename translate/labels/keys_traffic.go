@@ -40,10 +40,10 @@ var trafficKeys = section{title: "Which traffic", keys: []key{
 		value:   use(boolean, func(t *target, v bool) { t.route.ContextRootRewrite = v }),
 		meaning: "Strips the context root before the task sees the path; `/app` answers 301 to `/app/`."},
 	{name: "path", class: Match, narrows: true, value: use(list("list of exact paths", path), func(t *target, v []string) { t.route.Paths = set(v) }),
-		meaning: "Takes these paths only, and nothing below them; with `path_regex`: either. Not beside a `context_root`."},
+		meaning: "Takes these paths only, and nothing below them; with `path_regex`: either. Not beside a `context_root`. A service has at most 8192 pairs of host and path."},
 	{name: "path_regex", class: Match, narrows: true, value: use(regex, func(t *target, v string) { t.route.PathRegex = v }),
 		meaning: "Takes paths that the whole pattern matches."},
-	{name: "methods", class: Match, narrows: true, standardText: "any", value: use(list("list", method), func(t *target, v []string) { t.route.Methods = set(v) }),
+	{name: "methods", class: Match, narrows: true, standardText: "any", value: use(methods, func(t *target, v []string) { t.route.Methods = v }),
 		meaning: "Takes these methods only."},
 	{name: "match_header", takes: headerName, class: Match, narrows: true, value: warned(useNamed(match, func(t *target, name string, v Matcher) {
 		t.route.Headers = append(t.route.Headers, NamedMatcher{asciiLower(name), v})

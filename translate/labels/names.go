@@ -62,6 +62,25 @@ var method = kind[string]{doc: "method", read: func(text string) (string, error)
 	return t, err
 }}
 
+// methods is a list of methods. In a route they are one expression, which must stay
+// below Envoy's limit: the longest method that is registered has 17 letters.
+var methods = kind[[]string]{doc: "list", read: func(text string) ([]string, error) {
+	const maxMethods, maxLength = 32, 24
+	out, err := list("list", method).read(text)
+	if err != nil {
+		return nil, err
+	}
+	if out = set(out); len(out) > maxMethods {
+		return nil, refuse("leave the label out to take every method, or name fewer", "names %d methods, and at most %d are compared", len(out), maxMethods)
+	}
+	for _, m := range out {
+		if len(m) > maxLength {
+			return nil, refuse("write a method such as `GET`", "%q is longer than any method", m)
+		}
+	}
+	return out, nil
+}}
+
 // A Matcher says which values of a header or query parameter are meant.
 type Matcher struct {
 	Negated bool
