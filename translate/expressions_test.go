@@ -73,3 +73,41 @@ func TestEnvoyTakesEveryExpression(t *testing.T) {
 	out, err := exec.CommandContext(ctx, envoyBinary(t), "--mode", "validate", "-c", staticBootstrap(t, b, "dev"), "-l", "warning").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
+
+// Whatever character a label holds, and however long it is, Envoy takes what becomes of it.
+func TestEnvoyTakesEveryCharacter(t *testing.T) {
+	w := newWorld()
+	n := 0
+	add := func(says map[string]string) {
+		n++
+		l := map[string]string{"hosts": fmt.Sprintf("h%d.test", n), "port": "80"}
+		maps.Copy(l, says)
+		w.service(fmt.Sprintf("s%d", n), l)
+	}
+	for _, c := range "!#$%&'*+-.^_`|~x" { // of header names
+		add(map[string]string{"match_header.A" + string(c) + "b": "x"})
+	}
+	for c := range 0x80 {
+		text := "a" + string(rune(c)) + "b"
+		add(map[string]string{"match_query." + text: text, "match_header.X": text})
+		add(map[string]string{"match_header.X": "~" + text})
+		add(map[string]string{"path": "/" + text})
+		add(map[string]string{"context_root": "/" + text, "context_root_rewrite": "true"})
+		add(map[string]string{"redirect": "https://a.test/" + text + "?" + text + "#" + text})
+		add(map[string]string{"redirects": fmt.Sprintf("r%d.test,https://a.test/%s", c, text)})
+		add(map[string]string{"respond": "200," + text})
+	}
+	long := strings.Repeat("x", 60_000)
+	for _, says := range []map[string]string{
+		{"match_header." + long[:256]: long}, {"match_header." + long[:257]: "1"}, {"match_query." + long[:1024]: long}, {"match_query." + long[:1025]: "1"},
+		{"path": "/" + long}, {"context_root": "/" + long}, {"redirect": "https://a.test/" + long}, {"redirect": "https://a.test/?" + long},
+		{"respond": "200," + strings.Repeat("ü", 2048)}, {"redirect": "https://a_b.test/"}, {"redirect": "https://[fe80::1]/"}, {"redirect": "https://[fe80::1%25eth0]/"},
+	} {
+		add(says)
+	}
+	b := w.build(t, testConfig())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, envoyBinary(t), "--mode", "validate", "-c", staticBootstrap(t, b, "dev"), "-l", "warning").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}

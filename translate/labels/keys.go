@@ -110,6 +110,9 @@ func (k *key) canonical(name string) string {
 func (k *key) checkName(name string) error {
 	switch k.takes {
 	case headerName:
+		if len(name) > maxHeaderName {
+			return refuse("write a shorter name", "is %d bytes long, and at most %d are taken", len(name), maxHeaderName)
+		}
 		_, err := token.read(name)
 		return err
 	case shapedName:
@@ -118,6 +121,9 @@ func (k *key) checkName(name string) error {
 	case parameterName:
 		if strings.TrimSpace(name) == "" {
 			return refuse("write `"+k.name+".<name>`", "is blank")
+		}
+		if len(name) > maxParameterName {
+			return refuse("write a shorter name", "is %d bytes long, and at most %d are taken", len(name), maxParameterName)
 		}
 	}
 	return nil

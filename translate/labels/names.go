@@ -44,6 +44,9 @@ var shapedHeader = kind[string]{doc: "name", read: func(text string) (string, er
 // maxHeaderName is far above what anybody uses, and below what proxies refuse.
 const maxHeaderName = 256
 
+// maxParameterName is Envoy's own.
+const maxParameterName = 1024
+
 // hopByHop are the headers that say how a message is sent over one connection:
 // who changes them makes two ends disagree about where a message ends.
 var hopByHop = []string{
