@@ -360,14 +360,14 @@ func (c *collection) endpoints(be *backend) []endpoint {
 		list = slices.Clone(be.found.list)
 	} // else a task that leaves need not hold out to its end
 	for _, e := range instead.found.list {
-		e.priority += standInPriority
+		e.priority += StandInPriority
 		list = append(list, e)
 	}
 	return distinct(list)
 }
 
-// standInPriority comes behind a service's own tasks (0) and those of its nodes that are down (1).
-const standInPriority = 2
+// StandInPriority comes behind a service's own tasks (0) and those of its nodes that are down (1).
+const StandInPriority = 2
 
 // overprovisioning makes priority 1 mean "when no other is left": as long as one
 // endpoint of priority 0 is healthy (of up to a thousand), it takes everything.

@@ -92,8 +92,32 @@ func (a *Answer) forward(res translate.Resources, w *way, q *request, r *routev3
 		a.because(fmt.Sprintf("the cluster %s is not there", a.Cluster))
 	case len(targets) == 0:
 		a.noTask(w, a.Service+" has no running task")
+	case len(a.Shares) == 0:
+		a.standIn(targets)
 	}
 	return nil
+}
+
+// standIn says that another service takes requests where the one of the cluster
+// cannot (failover): its tasks are among the endpoints.
+func (a *Answer) standIn(targets []Target) {
+	own, name := false, ""
+	for _, t := range targets {
+		if t.Priority < translate.StandInPriority {
+			own = true
+		} else if i := strings.LastIndexByte(t.Task, '.'); i >= 0 { // a Swarm's tasks have IDs instead
+			name = t.Task[:i]
+		}
+	}
+	other := cmp.Or(name, "the service of its failover")
+	switch last := targets[len(targets)-1]; {
+	case last.Priority < translate.StandInPriority:
+	case own:
+		a.because(fmt.Sprintf("while no task of %s is healthy, %s stands in for it", a.Service, other))
+	default:
+		a.because(fmt.Sprintf("%s has no running task: %s stands in for it", a.Service, other))
+		a.Service = cmp.Or(name, a.Service)
+	}
 }
 
 func (a *Answer) noTask(w *way, why string) {

@@ -1,0 +1,91 @@
+package explain
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
+
+	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/translate/cases"
+	"github.com/waggle-lb/waggle/watcher/stackfile"
+)
+
+// What each example of the label language gives, which lab sees of a real Envoy, is
+// what Explain says of its stack file.
+func TestCasesAreExplained(t *testing.T) {
+	all, err := cases.Load("../cases")
+	require.NoError(t, err)
+	explained := 0
+	for _, c := range all {
+		t.Run(c.Name, func(t *testing.T) {
+			p, _, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack})
+			require.NoError(t, err)
+			b := translate.Build(translate.Input{Picture: p, Config: configOf(t, c)})
+			res := b.Resources("default")
+			for _, r := range c.Requests {
+				header := http.Header{}
+				for name, value := range r.Headers {
+					header.Set(name, value)
+				}
+				a, err := Explain(res, Request{Collection: "default", Method: r.Method(), URL: r.URL(), Header: header}, b.Problems())
+				require.NoError(t, err, r.Ask)
+				if depends(a, r) {
+					continue
+				}
+				explained++
+				require.Equal(t, r.Gives.Reason, a.Reason, "%s: %v", r.Ask, a.Because)
+				if a.Status != 0 {
+					require.Equal(t, r.Gives.Status, a.Status, "%s: %v", r.Ask, a.Because)
+				}
+				if r.Gives.Location != "" {
+					require.Equal(t, r.Gives.Location, a.Location, "%s: %v", r.Ask, a.Because)
+				}
+				if r.Gives.Service != "" {
+					require.Equal(t, Forward, a.Action, "%s: %v", r.Ask, a.Because)
+					services := []string{a.Service}
+					for _, s := range a.Shares {
+						services = append(services, s.Service)
+					}
+					require.Contains(t, services, c.Stack+"_"+r.Gives.Service, "%s: %v", r.Ask, a.Because)
+				}
+				if seen := r.Gives.Seen.Path; seen != "" {
+					path := a.Request.Path
+					if a.Request.Upstream != "" {
+						path = a.Request.Upstream
+					}
+					require.Equal(t, seen, bare(path), "%s: %v", r.Ask, a.Because)
+				}
+			}
+		})
+	}
+	require.Greater(t, explained, 200)
+}
+
+// depends reports whether the answer depends on more than the way of the request: a
+// guard that it may not pass, a task that fails.
+func depends(a *Answer, r cases.Request) bool {
+	if slices.ContainsFunc(a.Because, func(s string) bool { return strings.Contains(s, "the request must pass") }) {
+		return true
+	}
+	return a.Action == Forward && a.Status == 0 && r.Gives.Service == ""
+}
+
+func configOf(t *testing.T, c cases.Case) *config.Config {
+	t.Helper()
+	if len(c.Config) == 0 {
+		return config.ForCollections(nil)
+	}
+	collection := maps.Clone(c.Config)
+	collection["default"] = true
+	raw, err := yaml.Marshal(map[string]any{"collections": map[string]any{"default": collection}})
+	require.NoError(t, err)
+	cfg, _, err := config.Parse(raw, nil)
+	require.NoError(t, err)
+	return cfg
+}
