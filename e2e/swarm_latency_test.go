@@ -20,13 +20,10 @@ import (
 )
 
 // latency measures how long after Swarm has told of a task its proxy serves it, or
-// does so no more, without and with load; 200 tasks and more each where there is the
-// time. What Swarm tells is followed here as the control planes do, by push.
+// does so no more, without and with load; 200 changes and more each. What Swarm tells
+// is followed here as the control planes do, by push.
 func latency(t *testing.T, s *swarm, traffic *traffic, whole *swarm) {
-	changes := 40
-	if soaking() {
-		changes = 200
-	}
+	const changes = 200
 	measure := func(what string) {
 		m := follow(t, s)
 		for round := 0; m.count() < changes && round < changes/10; round++ {

@@ -72,11 +72,7 @@ func (s *swarm) up(apps string) string {
 	for i := range numbers {
 		numbers[i] = strconv.Itoa(i + 1)
 	}
-	hold := "yes" // the stalls of Swarm's own networks are for those who have the time
-	if soaking() {
-		hold = "no"
-	}
-	out, err := s.script(s.t.Context(), "up", "WAGGLE="+binary, "WGL_APPS="+apps, "WGL_NODES="+strings.Join(numbers, " "), "WGL_HOLD="+hold)
+	out, err := s.script(s.t.Context(), "up", "WAGGLE="+binary, "WGL_APPS="+apps, "WGL_NODES="+strings.Join(numbers, " "))
 	require.NoError(s.t, err, "bring the Swarm up:\n%s", out)
 	s.t.Logf("the Swarm is up:\n%s", out)
 	return out

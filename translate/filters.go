@@ -56,6 +56,18 @@ var httpFilters = []*httpFilter{
 	sticky, // who answers is known only when nobody refuses any more
 }
 
+// GuardFilters names the HTTP filters that decide who may pass, as routes switch
+// them on: a route that loses one is open to more than before.
+func GuardFilters() []string {
+	var names []string
+	for _, f := range httpFilters {
+		if f.guard {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
 // labelError is an error of one key of a route.
 type labelError struct {
 	key, reason, hint string

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -54,10 +53,7 @@ Exit code 1: something would break.`,
 				return err
 			}
 			if format == "json" {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				e.SetEscapeHTML(false)
-				err = e.Encode(report)
+				err = writeJSON(cmd.OutOrStdout(), report)
 			} else {
 				err = report.Text(cmd.OutOrStdout())
 			}

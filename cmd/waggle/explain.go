@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -46,10 +45,7 @@ func explainCommand() *cobra.Command {
 				return err
 			}
 			if format == "json" {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				e.SetEscapeHTML(false)
-				return e.Encode(answer)
+				return writeJSON(cmd.OutOrStdout(), answer)
 			}
 			return answer.Text(cmd.OutOrStdout())
 		},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -70,10 +69,7 @@ func problemsJSON(w io.Writer, problems []translate.Problem) error {
 	if problems == nil {
 		problems = []translate.Problem{}
 	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(map[string]any{"problems": problems})
+	return writeJSON(w, map[string]any{"problems": problems})
 }
 
 // problemsText writes each problem as its author needs it: what, where, why, and the way out.

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"encoding/json"
 	"context"
 	"errors"
 	"fmt"
@@ -109,4 +110,12 @@ func formats(cmd *cobra.Command, known ...string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("--format %q is unknown: use one of %v", got, known)
+}
+
+// writeJSON writes what --format json shows: for programs, and still to be read.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -41,9 +40,7 @@ an error). Exit code 2: no control plane answers.`,
 				return err
 			}
 			if format == "json" {
-				e := json.NewEncoder(cmd.OutOrStdout())
-				e.SetIndent("", "  ")
-				err = e.Encode(o)
+				err = writeJSON(cmd.OutOrStdout(), o)
 			} else {
 				err = o.Text(cmd.OutOrStdout(), all)
 			}
