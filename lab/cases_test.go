@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
@@ -90,9 +91,16 @@ func configOf(t *testing.T, c cases.Case) *config.Config {
 func (b *bench) holds(t *testing.T, c cases.Case) {
 	for _, r := range c.Requests {
 		t.Run(r.Ask, func(t *testing.T) {
-			for range max(1, r.Times) {
-				b.gives(t, c, r)
+			ask := func(t require.TestingT) {
+				for range max(1, r.Times) {
+					b.gives(t, c, r)
+				}
 			}
+			if r.Soon {
+				require.EventuallyWithT(t, func(t *assert.CollectT) { ask(t) }, deadline, 10*time.Millisecond)
+				return
+			}
+			ask(t)
 		})
 	}
 	var told []cases.Problem
@@ -107,8 +115,7 @@ func (b *bench) holds(t *testing.T, c cases.Case) {
 }
 
 // gives sends one request of a case and compares what comes back.
-func (b *bench) gives(t *testing.T, c cases.Case, r cases.Request) {
-	t.Helper()
+func (b *bench) gives(t require.TestingT, c cases.Case, r cases.Request) {
 	u, err := url.Parse(r.URL())
 	require.NoError(t, err)
 	var body io.Reader
@@ -168,8 +175,7 @@ func (b *bench) gives(t *testing.T, c cases.Case, r cases.Request) {
 	compareHeaders(t, seen.Headers, at.Headers, say)
 }
 
-func compareHeaders(t *testing.T, want map[string]string, got http.Header, say string) {
-	t.Helper()
+func compareHeaders(t require.TestingT, want map[string]string, got http.Header, say string) {
 	for name, value := range want {
 		require.Equal(t, value, strings.Join(got.Values(name), ", "), "%s: %s", name, say)
 	}

@@ -39,6 +39,7 @@ type Request struct {
 	Headers map[string]string `yaml:"headers"`
 	Body    string            `yaml:"body"`
 	Times   int               `yaml:"times"` // asked so often; 0 is once
+	Soon    bool              `yaml:"soon"`  // asked until it gives this, so many times in a row: what the proxy finds out by itself a moment later
 	Gives   Answer            `yaml:"gives"`
 }
 
