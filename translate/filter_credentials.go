@@ -14,9 +14,9 @@ import (
 var basicAuth = &httpFilter{
 	name: "basic_auth", guard: true,
 	chain: func() proto.Message {
-		// The listener is refused without a user. Nobody knows this one's password,
-		// a hash of nothing in particular; and no route uses it.
-		return &basicauthv3.BasicAuth{Users: inline("nobody:{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk=")}
+		// The listener is refused without a user. This one has no password: its hash is
+		// twenty zero bytes, and nobody knows what hashes to them. No route uses it.
+		return &basicauthv3.BasicAuth{Users: inline("nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=")}
 	},
 	on: func(r *route) (validator, error) {
 		name := r.label.BasicAuth
