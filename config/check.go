@@ -37,6 +37,7 @@ func (r *reader) check(c *Config) {
 	if c.Swarm.PollInterval < minPoll {
 		r.fail("swarm.poll_interval", fmt.Sprintf("%v is too short", c.Swarm.PollInterval), "write at least 100ms; 1s is the default")
 	}
+	r.courier(c)
 	if c.StateDir == "" {
 		r.fail("state_dir", "this is empty", "name a directory, or drop the key for /var/lib/waggle")
 	}
@@ -216,6 +217,28 @@ func (r *reader) certificates(at string, c *Certificates) {
 		name(fmt.Sprintf("%s.secrets[%d]", at, i), s)
 	}
 	name(at+".default", c.Default)
+}
+
+// courier checks that the jobs can be made, and that what they bring is not for everybody.
+func (r *reader) courier(c *Config) {
+	job := c.Swarm.Courier
+	if job == nil {
+		return
+	}
+	if job.Listen == "" {
+		job.Listen = ":18001"
+	}
+	r.address("swarm.courier.listen", job.Listen)
+	switch {
+	case c.XDS.Insecure:
+		r.fail("swarm.courier", "xds.insecure is set: whoever asks would get what the courier brings", "give xds.tls instead, or drop swarm.courier")
+	case c.Swarm.Source == "compose":
+		r.fail("swarm.courier", "swarm.source is compose: a plain Docker has no secrets and no jobs", "drop swarm.courier")
+	case job.Image == "":
+		r.fail("swarm.courier", "the image of the job is missing", "write Waggle's own, the one that the control plane runs, under swarm.courier.image")
+	case job.Network == "":
+		r.fail("swarm.courier", "the job's network is missing", "name an overlay network that the control plane is on, under swarm.courier.network")
+	}
 }
 
 // keys checks that label keys stand without their prefix; what they say is for the label language.

@@ -49,6 +49,15 @@ type Swarm struct {
 	ControlSocket   string        `yaml:"control_socket"`
 	ComposeProjects []string      `yaml:"compose_projects"`
 	PollInterval    time.Duration `yaml:"poll_interval"`
+	Courier         *Courier      `yaml:"courier"` // nil: there is none
+}
+
+// Courier is how Docker secrets that are not mounted into the control plane get to it:
+// by jobs that it makes for the purpose.
+type Courier struct {
+	Image   string `yaml:"image"`   // of the job: Waggle's own
+	Network string `yaml:"network"` // an overlay that the control plane is on
+	Listen  string `yaml:"listen"`  // where the jobs deliver
 }
 
 // Collection is one fleet of proxies and what it publishes.

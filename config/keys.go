@@ -38,6 +38,7 @@ var sections = []struct {
 	{"xds.tls", reflect.TypeFor[TLS]()},
 	{"admin", reflect.TypeFor[Admin]()},
 	{"swarm", reflect.TypeFor[Swarm]()},
+	{"swarm.courier", reflect.TypeFor[Courier]()},
 	{"collections.<name>", reflect.TypeFor[Collection]()},
 	{"collections.<name>.certificates", reflect.TypeFor[Certificates]()},
 }

@@ -83,7 +83,7 @@ func TestRefused(t *testing.T) {
 		{"unknown key", "xds:\n  adress: :1\n", "waggle.yml:2: xds.adress: unknown key; did you mean address?"},
 		{"unknown key of a collection", "collections:\n  dev:\n    http-port: 80\n", "waggle.yml:3: collections.dev.http-port: unknown key; did you mean http_port?"},
 		{"key in the wrong section", "http_port: 80\n", "waggle.yml:1: http_port: unknown key; http_port belongs under collections.<name>"},
-		{"nothing like it", "swarm: {zebra: 1}\n", "waggle.yml:1: swarm.zebra: unknown key; the keys here are source, host, control_socket, compose_projects, poll_interval"},
+		{"nothing like it", "swarm: {zebra: 1}\n", "waggle.yml:1: swarm.zebra: unknown key; the keys here are source, host, control_socket, compose_projects, poll_interval, courier"},
 		{"token is no key", "admin: {token: x}\n", "waggle.yml:1: admin.token: unknown key; the keys here are address, token_file"},
 		{"duplicate key", "xds: {}\nadmin: {}\nxds: {}\n", "waggle.yml:3: xds: this key is already given at line 1; keep one of the two"},
 		{"duplicate collection", "collections:\n  a: {}\n  a: {}\n", "waggle.yml:3: collections.a: this key is already given at line 2; keep one of the two"},
@@ -138,6 +138,12 @@ func TestRefused(t *testing.T) {
 		{"half of tls", "xds: {tls: {ca: a, cert: b}}\n", "waggle.yml:1: xds.tls: the file with its key is missing; name it in xds.tls.key; `waggle ca issue` makes all three"},
 		{"tls and none", "xds: {insecure: true, tls: {ca: a, cert: b, key: c}}\n", "waggle.yml:1: xds.insecure: this contradicts xds.tls; keep one of the two"},
 		{"proxy protocol", "collections: {a: {proxy_protocol: true}}\n", "waggle.yml:1: collections.a.proxy_protocol: only trusted_proxies may connect then, and there are none; name their addresses under trusted_proxies, as [10.0.0.0/8]"},
+		{"courier without image", "swarm: {courier: {network: x}}\n", "waggle.yml:1: swarm.courier: the image of the job is missing; write Waggle's own, the one that the control plane runs, under swarm.courier.image"},
+		{"courier without network", "swarm:\n  courier: {image: waggle}\n", "waggle.yml:2: swarm.courier: the job's network is missing; name an overlay network that the control plane is on, under swarm.courier.network"},
+		{"courier without TLS", "xds: {insecure: true}\nswarm:\n  courier: {image: waggle, network: x}\n", "waggle.yml:3: swarm.courier: xds.insecure is set: whoever asks would get what the courier brings; give xds.tls instead, or drop swarm.courier"},
+		{"courier in Compose", "swarm: {source: compose, courier: {image: waggle, network: x}}\n", "waggle.yml:1: swarm.courier: swarm.source is compose: a plain Docker has no secrets and no jobs; drop swarm.courier"},
+		{"courier's address", "swarm: {courier: {image: waggle, network: x, listen: 18001}}\n", "waggle.yml:1: swarm.courier.listen: \"18001\" is not an address to listen on; write IP:PORT, or :PORT for every address"},
+		{"courier's key elsewhere", "swarm: {image: waggle}\n", "waggle.yml:1: swarm.image: unknown key; image belongs under swarm.courier"},
 		{"merge of nothing", "xds: {<<: 1}\n", "waggle.yml:1: xds.<<: only keys with values can be merged; write <<: *name"},
 		{"own ancestor", "collections: &a {a: {fleet: *a}}\n", "waggle.yml:1: collections.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet.a.fleet: the document is too large or too deep here once its aliases are expanded; write it out without aliases (*name)"},
 	} {
@@ -215,6 +221,18 @@ func TestEnvironment(t *testing.T) {
 	require.ErrorContains(t, err, `WAGGLE_XDS_INSECURE: xds.insecure: "perhaps" is neither true nor false`)
 	require.ErrorContains(t, err, "WAGGLE_ADMIN_ADDRESS: admin.address: :1 can be reached")
 	require.ErrorContains(t, err, "xds.tls: the file with the control plane's certificate is missing")
+}
+
+func TestCourier(t *testing.T) {
+	c, notices, err := Parse([]byte("swarm: {courier: {image: waggle:1, network: waggle-xds}}\n"), nil)
+	require.NoError(t, err)
+	require.Empty(t, notices)
+	require.Equal(t, &Courier{Image: "waggle:1", Network: "waggle-xds", Listen: ":18001"}, c.Swarm.Courier)
+
+	c, notices, err = Parse(nil, []string{"WAGGLE_SWARM_COURIER_IMAGE=w", "WAGGLE_SWARM_COURIER_NETWORK=n", "WAGGLE_SWARM_COURIER_LISTEN=10.0.0.1:5"})
+	require.NoError(t, err)
+	require.Empty(t, notices)
+	require.Equal(t, &Courier{Image: "w", Network: "n", Listen: "10.0.0.1:5"}, c.Swarm.Courier)
 }
 
 func texts(notices []Notice) []string {
