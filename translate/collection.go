@@ -33,6 +33,7 @@ type collection struct {
 	// To do at finish:
 	dirty    map[string]struct{} // hosts to build again
 	extended map[string]bool     // shared filters that may be different
+	secret   bool                // secrets may be different
 	touched  map[string]bool     // endpoints that may be new, gone or different; true: their clusters too
 	fresh    bool                // nothing is built yet
 }
@@ -108,6 +109,10 @@ func (c *collection) finish() []Change {
 			continue
 		}
 		be := c.backends[name]
+		if whole {
+			// Whether its secret is another, or nobody's any more, is seen there.
+			c.secret = c.secret || len(c.resources[Secret]) > 0 || be != nil && be.secret != nil
+		}
 		if be == nil || c.refs[name] == 0 {
 			drop(Cluster, name)
 			drop(Endpoints, name)
@@ -117,13 +122,20 @@ func (c *collection) finish() []Change {
 		// wrong is a mistake of ours, and tests look for it.
 		if whole {
 			m := newCluster(name, be.settings)
-			set(&Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m), EDS: true})
+			r := &Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m), EDS: true}
+			if be.secret != nil {
+				r.Refs = []Ref{{Secret, be.secret.Name}}
+			}
+			set(r)
 		}
 		e := assignment(name, c.endpoints(be), be.settings.fallback != "")
 		set(&Resource{Kind: Endpoints, Name: name, Message: e, Body: mustEncode(e)})
 	}
 	if tableChanged {
 		set(c.table())
+	}
+	if c.secret || c.fresh {
+		c.buildSecrets(set, drop)
 	}
 	for _, f := range sharedFilters() {
 		if c.fresh || c.extended[f.name] {
@@ -147,7 +159,7 @@ func (c *collection) finish() []Change {
 			}
 		}
 	}
-	c.fresh, c.sweep = false, false
+	c.fresh, c.sweep, c.secret = false, false, false
 	clear(c.dirty)
 	clear(c.touched)
 	clear(c.extended)
@@ -159,8 +171,8 @@ func (c *collection) finish() []Change {
 
 // buildHost builds one virtual host and reports whether the table changes by it.
 func (c *collection) buildHost(h *host) bool {
-	before, clusters := h.bytes, h.clusters
-	h.message, h.bytes, h.clusters, h.problems = nil, nil, nil, nil
+	before, clusters, held := h.bytes, h.clusters, h.secrets
+	h.message, h.bytes, h.clusters, h.secrets, h.problems = nil, nil, nil, nil, nil
 	if len(h.claims) == 0 {
 		delete(c.hosts, h.name)
 	} else {
@@ -170,6 +182,7 @@ func (c *collection) buildHost(h *host) bool {
 			vh, names, problems := virtualHost(c.cfg, h.name, matches)
 			h.problems = append(h.problems, problems...)
 			h.message, h.bytes, h.clusters = vh, field(mustEncode(vh)), names
+			h.secrets = secretsOf(matches)
 		}
 	}
 	if is, was := h.bytes != nil, before != nil; is != was {
@@ -179,6 +192,7 @@ func (c *collection) buildHost(h *host) bool {
 			c.published.drop(h.name)
 		}
 	}
+	c.secret = c.secret || len(held)+len(h.secrets) > 0
 	for _, name := range h.clusters {
 		if c.refs[name]++; c.refs[name] == 1 {
 			c.needed.put(name, Ref{Cluster, name})

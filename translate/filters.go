@@ -118,7 +118,7 @@ func (r *route) switchOn() {
 		r.guards = string(h.Sum(nil))
 	}
 	if r.closed { // it answers 503, and nothing before that
-		r.filters, r.metadata, r.shares, r.refs = nil, nil, nil, nil
+		r.filters, r.metadata, r.shares, r.refs, r.secrets = nil, nil, nil, nil, nil
 		return
 	}
 	r.svc.coll.extend(r)

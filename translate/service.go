@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -53,6 +54,8 @@ type route struct {
 	// whom its guards ask.
 	refs   []string
 	mirror string // the cluster that gets copies of what it sends on, "" where there is none
+	// secrets is what its guards need by SDS, with names of its own (see routeKey).
+	secrets []*tlsv3.Secret
 
 	// filters is what HTTP filters do for the route, by their name; guards tells
 	// routes with different guards apart.
@@ -72,6 +75,7 @@ type backend struct {
 	name     string
 	port     uint32
 	settings upstream
+	secret   *tlsv3.Secret // that the cluster names; nil where it names none
 	found    endpoints
 }
 
@@ -129,6 +133,12 @@ func (s *service) plan(n networkNames) {
 			continue
 		}
 		s.routes = append(s.routes, r)
+		if !r.broken && !r.closed && l.SSLBackend {
+			r.closed = true // never plain where TLS is asked for
+			p := r.problem(labels.Error, "ssl_backend", "is not built yet")
+			p.Value = "true"
+			s.problems = append(s.problems, p)
+		}
 		if r.broken || r.closed || r.answersItself() {
 			continue
 		}

@@ -32,7 +32,7 @@ func (c *collection) table() *Resource {
 	for i, h := range hosts {
 		m.VirtualHosts[i] = h.message
 	}
-	return &Resource{Kind: Routes, Name: httpTable, Message: m, Body: tableBytes(httpTable, hosts), Refs: c.needed.values()}
+	return &Resource{Kind: Routes, Name: httpTable, Message: m, Body: tableBytes(httpTable, hosts), Refs: c.tableRefs(published)}
 }
 
 // fieldVirtualHosts is the number of RouteConfiguration.virtual_hosts.

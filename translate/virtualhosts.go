@@ -7,6 +7,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/translate/labels"
@@ -21,6 +22,7 @@ type host struct {
 	message  *routev3.VirtualHost // nil: nobody has it
 	bytes    []byte               // the message as a field of the route table
 	clusters []string             // that its routes name, each once
+	secrets  []*tlsv3.Secret      // that its guards need
 	problems []Problem
 }
 
@@ -83,6 +85,17 @@ func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3
 	}
 	slices.Sort(clusters)
 	return vh, slices.Compact(clusters), problems
+}
+
+// secretsOf gives what the guards of the routes need.
+func secretsOf(matches []match) []*tlsv3.Secret {
+	var all []*tlsv3.Secret
+	for _, m := range matches {
+		if r := m.claims[0].route; !r.closed && !r.broken {
+			all = append(all, r.secrets...)
+		}
+	}
+	return all
 }
 
 // domains are those of a host: with the dot of the root, which some clients write.

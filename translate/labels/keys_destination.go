@@ -24,6 +24,10 @@ type Destination struct {
 	Failover          string // service; "" none
 	SendProxyProtocol string // "v1", "v2"; "" none
 
+	SSLBackend       bool
+	SSLBackendVerify string // "" and "none": not at all; "system"; else the name of material
+	SSLBackendSNI    string // "": the first exact host
+
 	RewritePath  string
 	RewriteRegex Rewrite
 	RewriteHost  string // host or "auto"; "" as the client sent it
@@ -61,11 +65,11 @@ var destinationKeys = section{title: "Where it goes", keys: []key{
 	{name: "protocol", class: Match, standard: "http1",
 		value:   use(word("http1", "h2c", "http2", "grpc", "auto"), func(t *target, v string) { t.route.Protocol = v }),
 		meaning: "The protocol that the task speaks. Without TLS `http2` is `h2c`, HTTP/2 with prior knowledge; `grpc` is that, and keeps the deadline that a client sends in `grpc-timeout`; `auto` is the protocol of the client's own connection, as there is nothing to negotiate with over plain TCP."},
-	{name: "ssl_backend", class: Guard, interlock: true, standard: "false", value: later(boolean),
+	{name: "ssl_backend", class: Guard, interlock: true, standard: "false", value: use(boolean, func(t *target, v bool) { t.route.SSLBackend = v }),
 		meaning: "Speaks TLS to the task."},
-	{name: "ssl_backend_tls_verify", class: Guard, interlock: true, standard: "none", value: later(called("`none`, `system`, name of a config or secret with CA certificates", object)),
+	{name: "ssl_backend_tls_verify", class: Guard, interlock: true, standard: "none", value: use(called("`none`, `system`, name of a config or secret with CA certificates", object), func(t *target, v string) { t.route.SSLBackendVerify = v }),
 		meaning: "How the task's certificate is checked."},
-	{name: "ssl_backend_sni", class: Guard, standardText: "first exact host", value: later(host),
+	{name: "ssl_backend_sni", class: Guard, standardText: "first exact host", value: use(host, func(t *target, v string) { t.route.SSLBackendSNI = v }),
 		meaning: "The server name in the TLS handshake with the task."},
 	{name: "lb_policy", class: Comfort, standard: "least_request",
 		value:   use(word("round_robin", "least_request", "random", "ring_hash", "maglev"), func(t *target, v string) { t.route.LBPolicy = v }),

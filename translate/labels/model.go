@@ -88,6 +88,7 @@ type Route struct {
 	Traffic
 	Destination
 	Answers
+	TLS
 	Resilience
 	Guards
 	Shaping
