@@ -5,7 +5,10 @@
 // What is in it never shows: see Bytes.
 package secrets
 
-import "maps"
+import (
+	"maps"
+	"time"
+)
 
 // Kind says what an Item is.
 type Kind string
@@ -28,11 +31,17 @@ type Item struct {
 	// Assumed is set where a stack file says that the object exists elsewhere: its
 	// content is not known, and nothing can be said against it.
 	Assumed bool
+	// former is what was there before, if it was part of a certificate that could be
+	// served; formerCA, if it was authorities. Nothing where Data is as good.
+	former, formerCA Bytes
+	// under is the directory of a file, so that a key is found beside its certificate.
+	under string
 }
 
 // Equal reports whether two items are the same in everything.
 func (i Item) Equal(o Item) bool {
-	return i.Kind == o.Kind && i.Name == o.Name && i.Kept == o.Kept && i.Assumed == o.Assumed && i.Data.Equal(o.Data)
+	return i.Kind == o.Kind && i.Name == o.Name && i.Kept == o.Kept && i.Assumed == o.Assumed && i.under == o.under &&
+		i.Data.Equal(o.Data) && i.former.Equal(o.former) && i.formerCA.Equal(o.formerCA)
 }
 
 // Material is the content that is on disk, by collection. It is immutable; nil has
@@ -44,6 +53,8 @@ type Material struct {
 	declared map[string]Item
 	// refused says why the content that a stack file gives to a secret is not used.
 	refused map[string]string
+	at      time.Time
+	local   *LocalCA
 }
 
 // shelf is what one collection may use.
@@ -52,6 +63,7 @@ type shelf struct {
 	files   map[string]Item
 	// refused says why what is there under a name is not used.
 	refused map[string]string
+	pairs   []NamedPair // of the files, by name
 }
 
 // Of is material put together from the items of each collection, for whoever has them
@@ -77,7 +89,7 @@ func (m *Material) Equal(o *Material) bool {
 	if m == nil || o == nil {
 		return m == o
 	}
-	return maps.EqualFunc(m.declared, o.declared, Item.Equal) && maps.Equal(m.refused, o.refused) && maps.EqualFunc(m.shelves, o.shelves, shelf.equal)
+	return m.at.Equal(o.at) && m.local.Equal(o.local) && maps.EqualFunc(m.declared, o.declared, Item.Equal) && maps.Equal(m.refused, o.refused) && maps.EqualFunc(m.shelves, o.shelves, shelf.equal)
 }
 
 func (s shelf) equal(o shelf) bool {

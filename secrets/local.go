@@ -1,0 +1,159 @@
+package secrets
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+)
+
+// LocalCA is the development authority: it issues a certificate for any host at once.
+// It is immutable. Those who have the same one issue the same bytes.
+type LocalCA struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+	seed []byte // of all keys
+}
+
+// localLife is how long a certificate of the development authority is valid after the
+// month in which it is issued.
+const localLife = 62 * 24 * time.Hour
+
+// ReadLocalCA reads the development authority: one PEM with its certificate and its
+// key, or one for each.
+func ReadLocalCA(cert, key Item) (*LocalCA, error) {
+	held, refusal := parse(cert)
+	if refusal != nil {
+		return nil, refusal
+	}
+	keys := held
+	if key.Data.any() {
+		if keys, refusal = parse(key); refusal != nil {
+			return nil, refusal
+		}
+	} else {
+		key = cert
+	}
+	for _, k := range keys.keys {
+		for _, c := range held.certs {
+			if !same509(k.Public(), c.PublicKey) {
+				continue
+			}
+			if hint, reason := weak(c); hint != "" {
+				return nil, refuse(cert, reason, hint)
+			}
+			if !c.IsCA {
+				return nil, refuse(cert, "is no certificate of an authority", "give an authority's, made for this alone")
+			}
+			der, err := x509.MarshalPKCS8PrivateKey(k)
+			if err != nil {
+				return nil, refuse(key, "holds a private key that cannot be used", "make a new authority")
+			}
+			seed, err := hkdf.Extract(sha256.New, der, []byte("waggle local authority"))
+			if err != nil {
+				return nil, err
+			}
+			return &LocalCA{cert: c, key: k, seed: seed}, nil
+		}
+	}
+	return nil, refuse(cert, "holds no authority with its key", "give both, as PEM")
+}
+
+// Root is the authority's certificate as PEM: who trusts it trusts every host that the
+// authority issues for.
+func (c *LocalCA) Root() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw})
+}
+
+// Equal reports whether two authorities are the same.
+func (c *LocalCA) Equal(o *LocalCA) bool {
+	return c == o || c != nil && o != nil && c.cert.Equal(o.cert) && string(c.seed) == string(o.seed)
+}
+
+// Pair issues a certificate for a host, which may begin with "*.". It is the same for
+// one month.
+func (c *LocalCA) Pair(host string, at time.Time) (*Pair, error) {
+	if c == nil {
+		return nil, errors.New("there is no development authority")
+	}
+	if !servable(host) {
+		return nil, fmt.Errorf("the development authority cannot issue for %q: it is not the name of a host", shown(host))
+	}
+	at = at.UTC()
+	month := time.Date(at.Year(), at.Month(), 1, 0, 0, 0, 0, time.UTC)
+	key, err := c.deriveKey(host)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := hkdf.Expand(sha256.New, c.seed, "serial "+host+" "+day(month), 16)
+	if err != nil {
+		return nil, err
+	}
+	raw[0] = raw[0]&0x7f | 0x40
+	t := &x509.Certificate{
+		SerialNumber:          new(big.Int).SetBytes(raw),
+		NotBefore:             later(month.Add(-24*time.Hour), c.cert.NotBefore),
+		NotAfter:              earlier(month.AddDate(0, 1, 0).Add(localLife), c.cert.NotAfter),
+		DNSNames:              []string{host},
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	if len(host) <= 64 { // X.509's limit; nothing is decided by it
+		t.Subject = pkix.Name{CommonName: host}
+	}
+	if at.Before(t.NotBefore) || at.After(t.NotAfter) {
+		return nil, fmt.Errorf("the development authority is valid from %s to %s: make a new one", day(c.cert.NotBefore), day(c.cert.NotAfter))
+	}
+	// Without a source of randomness a signature is the same every time (RFC 6979).
+	der, err := x509.CreateCertificate(nil, t, c.cert, key.Public(), c.key)
+	if err != nil {
+		return nil, fmt.Errorf("issue a certificate for %s: %w", host, err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return &Pair{
+		Chain: Hide(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		Key:   Hide(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})),
+		Names: []string{host}, Serial: fmt.Sprintf("%x", t.SerialNumber), Issuer: shown(c.cert.Subject.CommonName),
+		NotBefore: t.NotBefore, NotAfter: t.NotAfter,
+	}, nil
+}
+
+// deriveKey makes the key of a host.
+func (c *LocalCA) deriveKey(host string) (*ecdsa.PrivateKey, error) {
+	for n := range 16 { // once in 2^32 a number is no key
+		raw, err := hkdf.Expand(sha256.New, c.seed, fmt.Sprintf("key %d %s", n, host), 32)
+		if err != nil {
+			return nil, err
+		}
+		if key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), raw); err == nil {
+			return key, nil
+		}
+	}
+	return nil, fmt.Errorf("no key for %s can be made", host)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
