@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -13,18 +14,16 @@ import (
 // Names that lead somewhere else (with / or ..) are never found.
 func Find(p *watcher.Picture, m *Material, collection, stack, name string) (Item, error) {
 	missing := &NotFound{Name: name}
-	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\x00") {
+	names := candidates(stack, name)
+	if names == nil {
 		return Item{}, missing
-	}
-	names := []string{name}
-	if stack != "" {
-		names = []string{stack + "_" + name, name}
 	}
 	var own shelf
 	var declared map[string]Item
 	var refused map[string]string // of those
 	if m != nil {
 		own, declared, refused = m.shelves[collection], m.declared, m.refused
+		missing.Courier = m.courier
 	}
 	elsewhere := p.Static || p.Loopback // no Swarm to ask
 	for _, n := range names {
@@ -44,8 +43,9 @@ func Find(p *watcher.Picture, m *Material, collection, stack, name string) (Item
 			if elsewhere {
 				return Item{Kind: Secret, Name: n, Assumed: true}, nil
 			}
-			if missing.Kept == "" {
-				missing.Kept, missing.Reason = n, own.refused[n]
+			if failed, coming := own.failed[n], own.coming[n]; missing.Kept == "" || failed != "" || coming {
+				missing.Kept, missing.Reason = n, cmp.Or(failed, own.refused[n])
+				missing.Coming, missing.failed = coming, failed != ""
 			}
 			continue // a config or file of that name may be meant
 		}
@@ -62,6 +62,18 @@ func Find(p *watcher.Picture, m *Material, collection, stack, name string) (Item
 	return Item{}, missing
 }
 
+// candidates are the names of objects that a service of a stack may mean by a name, the
+// one that holds first; nil where it can mean none.
+func candidates(stack, name string) []string {
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\x00"):
+		return nil
+	case stack == "":
+		return []string{name}
+	}
+	return []string{stack + "_" + name, name}
+}
+
 // NotFound says that there is nothing behind a name that can be used.
 type NotFound struct {
 	Name string
@@ -70,11 +82,18 @@ type NotFound struct {
 	Kept string
 	// Reason says why what is on disk under the name is not used; "" where nothing is.
 	Reason string
+	// Courier is set where there is one: it brings what carries the CollectionLabel.
+	Courier bool
+	// Coming is set where it is about to bring Kept.
+	Coming bool
+	failed bool // it could not, and Reason says why
 }
 
 // Error is what is missing.
 func (e *NotFound) Error() string {
 	switch {
+	case e.Coming:
+		return fmt.Sprintf("the courier is fetching the content of the secret %s", e.Kept)
 	case e.Kept != "" && e.Reason != "":
 		return fmt.Sprintf("the secret %s cannot be used: %s", e.Kept, e.Reason)
 	case e.Kept != "":
@@ -88,8 +107,14 @@ func (e *NotFound) Error() string {
 // Hint is the way out: for a secret, the two lines that grant it.
 func (e *NotFound) Hint(collection string) string {
 	switch {
+	case e.Coming:
+		return "wait: it takes some seconds at most"
+	case e.failed:
+		return "it is tried again by itself; put right what it says, or mount the secret into the control plane"
 	case e.Reason != "":
 		return "put the file right: a regular file, not empty, of at most 1 MiB"
+	case e.Kept != "" && e.Courier:
+		return fmt.Sprintf("the courier may fetch only what is made for the collection: `docker secret create --label %s=%s …`; or mount the secret into the control plane", CollectionLabel, collection)
 	case e.Kept != "":
 		return fmt.Sprintf("run `docker service update --secret-add %s <the control plane's service>`, and add it to collections.%s.certificates.secrets", e.Kept, collection)
 	}

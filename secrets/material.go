@@ -55,6 +55,10 @@ type Material struct {
 	refused map[string]string
 	at      time.Time
 	local   *LocalCA
+	// providers are the answers of OpenID providers, by issuer; nil: nobody asks them.
+	providers map[string]Answer
+	// courier says that there is one: see WithFetched.
+	courier bool
 }
 
 // shelf is what one collection may use.
@@ -64,6 +68,10 @@ type shelf struct {
 	// refused says why what is there under a name is not used.
 	refused map[string]string
 	pairs   []NamedPair // of the files, by name
+	// failed says of Docker secrets why the courier could not bring them, and coming
+	// which of them it is about to.
+	failed map[string]string
+	coming map[string]bool
 }
 
 // Of is material put together from the items of each collection, for whoever has them
@@ -89,9 +97,13 @@ func (m *Material) Equal(o *Material) bool {
 	if m == nil || o == nil {
 		return m == o
 	}
-	return m.at.Equal(o.at) && m.local.Equal(o.local) && maps.EqualFunc(m.declared, o.declared, Item.Equal) && maps.Equal(m.refused, o.refused) && maps.EqualFunc(m.shelves, o.shelves, shelf.equal)
+	if (m.providers == nil) != (o.providers == nil) || !maps.Equal(m.providers, o.providers) {
+		return false
+	}
+	return m.courier == o.courier && m.at.Equal(o.at) && m.local.Equal(o.local) && maps.EqualFunc(m.declared, o.declared, Item.Equal) && maps.Equal(m.refused, o.refused) && maps.EqualFunc(m.shelves, o.shelves, shelf.equal)
 }
 
 func (s shelf) equal(o shelf) bool {
-	return maps.EqualFunc(s.secrets, o.secrets, Item.Equal) && maps.EqualFunc(s.files, o.files, Item.Equal) && maps.Equal(s.refused, o.refused)
+	return maps.EqualFunc(s.secrets, o.secrets, Item.Equal) && maps.EqualFunc(s.files, o.files, Item.Equal) && maps.Equal(s.refused, o.refused) &&
+		maps.Equal(s.failed, o.failed) && maps.Equal(s.coming, o.coming)
 }
