@@ -36,7 +36,7 @@ type Answer struct {
 	Path     string      `json:"path"`
 	Query    string      `json:"query"`
 	Headers  http.Header `json:"headers"`
-	TLS      bool        `json:"tls"`
+	TLS      *TLS        `json:"tls"` // null where the connection is plain
 	Protocol string      `json:"protocol"`
 	Proxy    string      `json:"proxy,omitempty"` // what the PROXY protocol said: "v1 192.0.2.1:4711"
 }
@@ -98,7 +98,7 @@ func answer(w http.ResponseWriter, r *http.Request, o Options) {
 	if err := enc.Encode(Answer{
 		Service: o.Service, Task: o.Task,
 		Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery,
-		Headers: r.Header, TLS: r.TLS != nil, Protocol: r.Proto, Proxy: proxySaid(r.Context()),
+		Headers: r.Header, TLS: tlsOf(r.Context()), Protocol: r.Proto, Proxy: proxySaid(r.Context()),
 	}); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

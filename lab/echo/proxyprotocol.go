@@ -3,7 +3,6 @@ package echo
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,20 +13,8 @@ import (
 	"sync"
 )
 
-// proxyListener takes connections that begin with the PROXY protocol (version 1
-// or 2, haproxy's doc/proxy-protocol.txt) as well as those that do not.
-type proxyListener struct{ net.Listener }
-
-func (l proxyListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &proxyConn{Conn: c, in: bufio.NewReader(c)}, nil
-}
-
-// proxyConn reads what the PROXY protocol says before anything else. Accept must
-// not: a client that says nothing would keep others waiting.
+// proxyConn reads what the PROXY protocol (version 1 or 2, haproxy's
+// doc/proxy-protocol.txt) says before anything else, where a connection begins so.
 type proxyConn struct {
 	net.Conn
 	in   *bufio.Reader
@@ -36,10 +23,28 @@ type proxyConn struct {
 	err  error
 }
 
-func (c *proxyConn) Read(b []byte) (int, error) {
+func newProxyConn(c net.Conn) *proxyConn { return &proxyConn{Conn: c, in: bufio.NewReader(c)} }
+
+func (c *proxyConn) begin() error {
 	c.once.Do(func() { c.said, c.err = readProxy(c.in) })
-	if c.err != nil {
-		return 0, c.err
+	return c.err
+}
+
+// first is the first byte after what the PROXY protocol says; Read gives it again.
+func (c *proxyConn) first() (byte, error) {
+	if err := c.begin(); err != nil {
+		return 0, err
+	}
+	b, err := c.in.Peek(1)
+	if err != nil {
+		return 0, err
+	}
+	return b[0], nil
+}
+
+func (c *proxyConn) Read(b []byte) (int, error) {
+	if err := c.begin(); err != nil {
+		return 0, err
 	}
 	return c.in.Read(b)
 }
@@ -84,19 +89,4 @@ func readProxyV2(in *bufio.Reader) (string, error) {
 	}
 	addr, _ := netip.AddrFromSlice(body[:size])
 	return "v2 " + netip.AddrPortFrom(addr, binary.BigEndian.Uint16(body[2*size:])).String(), nil
-}
-
-type proxyKey struct{}
-
-// withProxy makes what the PROXY protocol said known to requests.
-func withProxy(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, proxyKey{}, c)
-}
-
-// proxySaid is what the PROXY protocol said of the connection; "" without it.
-func proxySaid(ctx context.Context) string {
-	if c, ok := ctx.Value(proxyKey{}).(*proxyConn); ok {
-		return c.said
-	}
-	return ""
 }

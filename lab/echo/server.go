@@ -3,6 +3,7 @@ package echo
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -26,6 +27,9 @@ type Options struct {
 	Task    string        // "<service>.<slot>": header X-Waggle-Task
 	Delay   time.Duration // before each answer, unless the request says ?delay=
 	Grace   time.Duration // for open requests at the end; 0: DefaultGrace
+	// TLS is how the task speaks TLS with those who begin so, on the same port; nil: it
+	// does not.
+	TLS *tls.Config
 }
 
 // Serve answers on o.Addr until ctx ends. Then it takes no new connection, closes
@@ -79,11 +83,15 @@ func Start(lis net.Listener, o Options) *Server {
 		Handler:           s.handler(o),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: 30 * time.Second,
-		ConnContext:       withProxy,
+		ConnContext:       withConn,
+	}
+	either := eitherListener{Listener: lis}
+	if o.TLS != nil {
+		either.tls = tlsFor(o.TLS)
 	}
 	go func() {
 		defer close(s.done)
-		if err := s.http.Serve(proxyListener{lis}); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(either); !errors.Is(err, http.ErrServerClosed) {
 			s.err = fmt.Errorf("echo task %s on %s: %w", o.Task, s.addr, err)
 		}
 	}()
