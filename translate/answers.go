@@ -6,6 +6,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // ReasonHeader is on every answer that the proxy makes itself, and says why.
@@ -32,6 +33,7 @@ var (
 	tooLarge    = answer{"too_large", 413, "The request is too large.\n", false}
 	rateLimited = answer{"rate_limited", 429, "Too many requests.\n", false} // the filter says retry-after
 	forbidden   = answer{"forbidden", 403, "Access is denied.\n", false}     // or 401
+	misdirected = answer{"wrong_connection", 421, "This host is not served on this connection.\n", false}
 	noUpgrade   = answer{"forbidden", 403, "Connections cannot be upgraded here.\n", false}
 )
 
@@ -80,6 +82,8 @@ func localReplies() *hcmv3.LocalReplyConfig {
 	mapper := func(f *accesslogv3.AccessLogFilter, a answer) *hcmv3.ResponseMapper {
 		return &hcmv3.ResponseMapper{Filter: f, Body: inline(a.text), HeadersToAdd: a.headers()}
 	}
+	wrong := mapper(says("response.code_details == 'rbac_access_denied_matched_policy["+misdirected.reason+"]'"), misdirected)
+	wrong.StatusCode = wrapperspb.UInt32(misdirected.status) // the filter knows 403 alone
 	return &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{
 		mapper(flags("NR"), noRoute),
 		mapper(flags("UT", "UMSDR", "SI", "DT"), timedOut),
@@ -91,6 +95,7 @@ func localReplies() *hcmv3.LocalReplyConfig {
 		{Filter: says(refused + " && " + asked), HeadersToAdd: forbidden.headers()},
 		mapper(says("response.code_details == 'upgrade_failed'"), noUpgrade),
 		mapper(says("response.code == 413 && !"+labelled), tooLarge),
+		wrong,
 		mapper(says(refused+" && !"+labelled), forbidden),
 	}}
 }

@@ -60,10 +60,10 @@ func (b *Builder) Build(in Input, changes watcher.Changes) []Delta {
 		changes.Shared && !sameNetworks(b.picture, in.Picture):
 		b.all(in)
 	default:
-		looked := changes.Shared || in.Material != b.material
+		looked, before := changes.Shared || in.Material != b.material, b.material
 		b.picture, b.material = in.Picture, in.Material
 		b.networks.byID = in.Picture.Networks
-		b.some(changes, looked)
+		b.some(changes, looked, before)
 	}
 	return b.finish()
 }
@@ -90,6 +90,7 @@ func (b *Builder) all(in Input) {
 			c.resources = o.resources
 			c.sweep = true
 		}
+		c.list(in.Material)
 		b.collections[name] = c
 	}
 	for _, s := range in.Picture.Services {
@@ -99,6 +100,8 @@ func (b *Builder) all(in Input) {
 		}
 	}
 	for _, c := range b.collections {
+		c.reading = b.elsewhere()
+		c.setStandard(b)
 		c.fleet, c.hidden = b.fleetNetworks(c.name), b.hiddenBy(c.name)
 	}
 	for id := range in.Picture.Services {
@@ -110,14 +113,18 @@ func (b *Builder) all(in Input) {
 }
 
 // some builds what the changes touch. objects says that secrets, configs or files
-// may be others: services that asked for one of those are read again.
-func (b *Builder) some(changes watcher.Changes, objects bool) {
+// may be others than those of before: services that asked for one are read again.
+func (b *Builder) some(changes watcher.Changes, objects bool, before *secrets.Material) {
 	dirty := map[string]struct{}{} // IDs of services to read again
 	if objects {
 		for id, s := range b.services {
-			if s.stale() {
+			if s.stale(before) {
 				dirty[id] = struct{}{}
 			}
+		}
+		for _, c := range b.collections {
+			c.list(b.material)
+			c.setStandard(b)
 		}
 	}
 	fleets := map[string]struct{}{}
@@ -393,6 +400,7 @@ func (b *Builder) Problems() []Problem {
 		}
 	}
 	for _, c := range b.collections {
+		all = append(append(all, c.listedProblems...), c.standardProblems...)
 		for _, h := range c.hosts {
 			all = append(all, h.problems...)
 		}

@@ -18,8 +18,13 @@ type claim struct {
 	// redirect is set for a source of redirects: the whole host leads elsewhere.
 	redirect *labels.Redirection
 
+	// hidden is set for what its own service sends elsewhere by a redirect: on plain
+	// HTTP nothing of it is left, over TLS all.
+	hidden bool
+
 	// What became of it, set by the host:
 	lost   bool
+	shut   bool // it asks for more than connections to the host must be
 	shared bool // its weight depends on whether the service has a ready task
 }
 
@@ -28,6 +33,9 @@ type match struct {
 	on     *condition
 	claims []*claim
 }
+
+// closed reports whether a guard of the claim cannot be had: it answers 503.
+func (c *claim) closed() bool { return c.route.closed || c.shut }
 
 // older orders claims by age: the service's, then the place in the service.
 func (c *claim) older(d *claim) int {
@@ -150,8 +158,8 @@ func given(key string, is bool) string {
 	return ""
 }
 
-// yield takes away what the service claims of hosts that it sends elsewhere: on
-// plain HTTP a redirect stands in place of all that the service has there.
+// yield hides what the service claims of hosts that it sends elsewhere: on plain
+// HTTP a redirect stands in place of all that the service has there.
 func (s *service) yield() {
 	sources := map[string]*claim{}
 	for _, r := range s.routes {
@@ -167,7 +175,8 @@ func (s *service) yield() {
 	for _, r := range s.routes {
 		r.claims = slices.DeleteFunc(r.claims, func(c *claim) bool {
 			first := sources[c.host]
-			return first != nil && (c.redirect == nil || c != first && *c.redirect == *first.redirect)
+			c.hidden = first != nil && c.redirect == nil
+			return first != nil && c.redirect != nil && c != first && *c.redirect == *first.redirect
 		})
 	}
 	s.routes = slices.DeleteFunc(s.routes, func(r *route) bool { return len(r.claims) == 0 })

@@ -5,9 +5,12 @@ import (
 	"cmp"
 	"slices"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/translate/labels"
 )
 
 // collection is what is built of one collection.
@@ -20,6 +23,18 @@ type collection struct {
 	hidden string
 	// extensions is what routes bring to shared filters, by filter and routeKey.
 	extensions map[string]map[string]proto.Message
+
+	// material is what it has on disk; listed are the certificates of its directories,
+	// listedBy the same by the names that they are for.
+	material       *secrets.Material
+	listed         []*certificate
+	listedBy       map[string]*certificate
+	listedProblems []Problem
+	reading        bool // no proxy gets what is built
+	// standard is the certificate for connections that no other is for; nil: none.
+	standard         *certificate
+	standardProblems []Problem
+	chains           []*filterChain
 
 	hosts     map[string]*host
 	published ordered[*host]      // that somebody has
@@ -34,6 +49,7 @@ type collection struct {
 	dirty    map[string]struct{} // hosts to build again
 	extended map[string]bool     // shared filters that may be different
 	secret   bool                // secrets may be different
+	rechain  bool                // filter chains of TLS may be different
 	touched  map[string]bool     // endpoints that may be new, gone or different; true: their clusters too
 	fresh    bool                // nothing is built yet
 }
@@ -75,7 +91,7 @@ func (c *collection) touch(cluster string, whole bool) {
 
 // finish builds what is dirty and gives what changed by it.
 func (c *collection) finish() []Change {
-	if !c.fresh && len(c.dirty) == 0 && len(c.touched) == 0 && len(c.extended) == 0 {
+	if !c.fresh && len(c.dirty) == 0 && len(c.touched) == 0 && len(c.extended) == 0 && !c.rechain && !c.secret {
 		return nil
 	}
 	var changes []Change
@@ -96,11 +112,14 @@ func (c *collection) finish() []Change {
 		}
 	}
 
-	tableChanged := c.fresh
+	plainChanged, secureChanged := c.fresh, c.fresh
 	for name := range c.dirty {
-		if c.buildHost(c.hosts[name]) {
-			tableChanged = true
-		}
+		plain, secure := c.buildHost(c.hosts[name])
+		plainChanged, secureChanged = plainChanged || plain, secureChanged || secure
+	}
+	rechained := c.fresh || c.rechain
+	if rechained {
+		c.chains = c.filterChains()
 	}
 	for name, whole := range c.touched {
 		if e, outside := externalNamed(name); outside && c.refs[name] > 0 {
@@ -131,8 +150,12 @@ func (c *collection) finish() []Change {
 		e := assignment(name, c.endpoints(be), be.settings.fallback != "")
 		set(&Resource{Kind: Endpoints, Name: name, Message: e, Body: mustEncode(e)})
 	}
-	if tableChanged {
+	if plainChanged {
 		set(c.table())
+	}
+	// Which hosts a table of HTTPS sends away depends on all that there are.
+	if rechained || secureChanged || plainChanged && len(c.chains) > 0 {
+		c.buildSecureTables(set, drop)
 	}
 	if c.secret || c.fresh {
 		c.buildSecrets(set, drop)
@@ -150,6 +173,9 @@ func (c *collection) finish() []Change {
 		}
 		set(&Resource{Kind: Listener, Name: m.Name, Message: m, Body: mustEncode(m), Refs: append(refs, Ref{Routes, httpTable})})
 	}
+	if rechained {
+		c.buildSecureListeners(set, drop)
+	}
 	if c.sweep {
 		for k := range c.resources {
 			for name := range c.resources[k] {
@@ -159,7 +185,7 @@ func (c *collection) finish() []Change {
 			}
 		}
 	}
-	c.fresh, c.sweep, c.secret = false, false, false
+	c.fresh, c.sweep, c.secret, c.rechain = false, false, false, false
 	clear(c.dirty)
 	clear(c.touched)
 	clear(c.extended)
@@ -169,42 +195,110 @@ func (c *collection) finish() []Change {
 	return changes
 }
 
-// buildHost builds one virtual host and reports whether the table changes by it.
-func (c *collection) buildHost(h *host) bool {
-	before, clusters, held := h.bytes, h.clusters, h.secrets
-	h.message, h.bytes, h.clusters, h.secrets, h.problems = nil, nil, nil, nil, nil
+// buildHost builds one host and reports whether its virtual hosts in the table of plain
+// HTTP and in that of HTTPS are others than before.
+func (c *collection) buildHost(h *host) (plainChanged, secureChanged bool) {
+	before := *h
+	h.plain, h.secure, h.tls, h.clusters, h.secrets, h.problems = encoded{}, encoded{}, hostTLS{}, nil, nil, nil
 	if len(h.claims) == 0 {
 		delete(c.hosts, h.name)
 	} else {
-		matches, problems := resolve(c.cfg, h.name, h.claims)
-		h.problems = problems
-		if len(matches) > 0 {
-			vh, names, problems := virtualHost(c.cfg, h.name, matches)
-			h.problems = append(h.problems, problems...)
-			h.message, h.bytes, h.clusters = vh, field(mustEncode(vh)), names
-			h.secrets = secretsOf(matches)
-		}
+		c.settle(h)
 	}
-	if is, was := h.bytes != nil, before != nil; is != was {
+	if is, was := h.plain.bytes != nil, before.plain.bytes != nil; is != was {
 		if is {
 			c.published.put(h.name, h)
 		} else {
 			c.published.drop(h.name)
 		}
 	}
-	c.secret = c.secret || len(held)+len(h.secrets) > 0
+	c.secret = c.secret || len(before.secrets)+len(h.secrets) > 0 || h.tls.cert != before.tls.cert || h.tls.authority != before.tls.authority
+	c.rechain = c.rechain || !h.tls.same(&before.tls)
 	for _, name := range h.clusters {
 		if c.refs[name]++; c.refs[name] == 1 {
 			c.needed.put(name, Ref{Cluster, name})
 		}
 		c.touch(name, true)
 	}
-	for _, name := range clusters {
+	for _, name := range before.clusters {
 		c.touch(name, true)
 		if c.refs[name]--; c.refs[name] == 0 {
 			delete(c.refs, name)
 			c.needed.drop(name)
 		}
 	}
-	return !bytes.Equal(before, h.bytes)
+	return !bytes.Equal(before.plain.bytes, h.plain.bytes), !bytes.Equal(before.secure.bytes, h.secure.bytes)
+}
+
+// settle says what of a host's claims holds, and what comes of it.
+func (c *collection) settle(h *host) {
+	tell := func(ps []Problem) { h.problems = append(h.problems, ps...) }
+	// Over TLS it is the same, but where something leads elsewhere on plain HTTP alone.
+	over := resolve(c.cfg, h.name, h.claims, true)
+	live := map[*claim]bool{}
+	for _, cl := range h.claims {
+		live[cl] = !cl.lost
+	}
+	on := resolve(c.cfg, h.name, h.claims, false)
+	tell(on.problems)
+
+	h.tls = over.tls
+	if len(on.tunnel) > 0 {
+		h.tls.tunnel = c.tunnel(on.tunnel)
+		for _, w := range h.tls.tunnel {
+			h.clusters = append(h.clusters, w.claim.route.backend.name)
+		}
+		h.tls.profile = profile{}
+	} else {
+		cert, err := c.certify(h.name, over.mine)
+		if h.tls.cert = cert; err != nil && len(over.mine) > 0 {
+			tell([]Problem{over.mine[0].route.problem(labels.Error, "tls", err.Error())})
+		}
+		if h.tls.strict() && cert == nil {
+			h.tls.closed = true
+		}
+	}
+	if h.tls.closed {
+		for _, cl := range h.claims {
+			cl.shut = true
+		}
+	}
+
+	plain, names, problems := virtualHost(side{cfg: c.cfg, onward: h.tls.strict()}, h.name, on.matches)
+	tell(problems)
+	h.clusters = append(h.clusters, names...)
+	h.secrets = secretsOf(on.matches)
+	switch {
+	case len(on.matches) > 0:
+		h.plain = encodeHost(plain)
+	case len(on.tunnel) > 0: // a wildcard must not take it
+		h.plain = encodeHost(only(h.name, domains(h.name), unknownHost))
+	}
+	if h.tls.served() {
+		for cl, is := range live {
+			cl.lost = cl.lost && !is
+		}
+		tell(over.problems)
+		h.secure = h.plain
+		if hsts := hstsOf(over.mine); hsts != "" || differs(h.claims, h.tls.profile) {
+			vh, names, problems := virtualHost(side{cfg: c.cfg, tls: true}, h.name, over.matches)
+			tell(problems)
+			if hsts != "" {
+				vh.ResponseHeadersToAdd = []*corev3.HeaderValueOption{setHeader("strict-transport-security", formatLiteral(hsts))}
+			}
+			h.secure = encoded{}
+			if len(over.matches) > 0 {
+				h.secure = encodeHost(vh)
+			}
+			h.clusters = append(h.clusters, names...)
+			h.secrets = append(h.secrets, secretsOf(over.matches)...)
+		}
+	}
+	slices.Sort(h.clusters)
+	h.clusters = slices.Compact(h.clusters)
+}
+
+// differs reports whether a host is something else over TLS than on plain HTTP.
+func differs(claims []*claim, p profile) bool {
+	return p.strict() || slices.ContainsFunc(claims, func(cl *claim) bool { return cl.redirect != nil || cl.hidden || cl.route.label.SSLOnly })
 }

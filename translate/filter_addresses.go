@@ -10,6 +10,8 @@ import (
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/waggle-lb/waggle/translate/labels"
 )
 
 // addresses is allow_ips and deny_ips: the client's address as the listener found
@@ -18,34 +20,41 @@ var addresses = &httpFilter{
 	name: "addresses", guard: true,
 	chain: func() proto.Message { return &rbacv3.RBAC{} },
 	on: func(r *route) (validator, error) {
-		allow, deny := r.label.AllowIPs, r.label.DenyIPs
-		if len(allow)+len(deny) == 0 {
+		if len(r.label.AllowIPs)+len(r.label.DenyIPs) == 0 {
 			return nil, nil
 		}
 		key := "allow_ips"
-		if len(allow) == 0 {
+		if len(r.label.AllowIPs) == 0 {
 			key = "deny_ips"
 		}
 		if err := r.seesClients(key); err != nil {
 			return nil, err
 		}
-		who := anyAddress()
-		if len(allow) > 0 {
-			who = oneOf(allow)
-		}
-		if len(deny) > 0 {
-			who = &rbaccfgv3.Principal{Identifier: &rbaccfgv3.Principal_AndIds{AndIds: &rbaccfgv3.Principal_Set{Ids: []*rbaccfgv3.Principal{
-				{Identifier: &rbaccfgv3.Principal_NotId{NotId: oneOf(deny)}}, who,
-			}}}}
-		}
-		return &rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Rules: &rbaccfgv3.RBAC{
-			Action: rbaccfgv3.RBAC_ALLOW,
-			Policies: map[string]*rbaccfgv3.Policy{"addresses": {
-				Permissions: []*rbaccfgv3.Permission{{Rule: &rbaccfgv3.Permission_Any{Any: true}}},
-				Principals:  []*rbaccfgv3.Principal{who},
-			}},
-		}}}, nil
+		return &rbacv3.RBACPerRoute{Rbac: &rbacv3.RBAC{Rules: addressRules(r.label)}}, nil
 	},
+}
+
+// addressRules is allow_ips and deny_ips; nil where neither is said.
+func addressRules(l *labels.Route) *rbaccfgv3.RBAC {
+	if len(l.AllowIPs)+len(l.DenyIPs) == 0 {
+		return nil
+	}
+	who := anyAddress()
+	if len(l.AllowIPs) > 0 {
+		who = oneOf(l.AllowIPs)
+	}
+	if len(l.DenyIPs) > 0 {
+		who = &rbaccfgv3.Principal{Identifier: &rbaccfgv3.Principal_AndIds{AndIds: &rbaccfgv3.Principal_Set{Ids: []*rbaccfgv3.Principal{
+			{Identifier: &rbaccfgv3.Principal_NotId{NotId: oneOf(l.DenyIPs)}}, who,
+		}}}}
+	}
+	return &rbaccfgv3.RBAC{
+		Action: rbaccfgv3.RBAC_ALLOW,
+		Policies: map[string]*rbaccfgv3.Policy{"addresses": {
+			Permissions: []*rbaccfgv3.Permission{{Rule: &rbaccfgv3.Permission_Any{Any: true}}},
+			Principals:  []*rbaccfgv3.Principal{who},
+		}},
+	}
 }
 
 func anyAddress() *rbaccfgv3.Principal {

@@ -74,6 +74,8 @@ type labelError struct {
 	// assumed is set where nothing is wrong, and what is needed is elsewhere: there
 	// is no Swarm here to ask.
 	assumed bool
+	// severe is set where more is lost than the key's own effect.
+	severe bool
 }
 
 func (e *labelError) Error() string { return e.key + ": " + e.reason }
@@ -131,6 +133,9 @@ func (r *route) lacks(err error, guard bool) {
 		key, hint, reason, assumed = e.key, e.hint, e.reason, e.assumed
 	}
 	severity := labels.Warning
+	if e, ok := err.(*labelError); ok && e.severe {
+		severity = labels.Error
+	}
 	if guard {
 		severity, r.closed = labels.Error, true
 	}

@@ -37,8 +37,9 @@ func (s *service) find(name string) (named, error) {
 }
 
 // stale reports whether something that the service asked for is another now.
-func (s *service) stale() bool {
-	return slices.ContainsFunc(s.named, func(was named) bool {
+func (s *service) stale(before *secrets.Material) bool {
+	now := s.b.material
+	return s.dated && (!now.At().Equal(before.At()) || !now.Local().Equal(before.Local())) || slices.ContainsFunc(s.named, func(was named) bool {
 		is, _ := s.find(was.name)
 		return is.error != was.error || !is.item.Equal(was.item)
 	})

@@ -23,10 +23,19 @@ func ownerOf(s *service) string {
 	return "the services without a stack"
 }
 
-// resolve says whose the host is and what of its claims holds. The claims are of
-// one host, oldest first; each one's lost is set. It depends on nothing but them.
-func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Problem) {
-	var problems []Problem
+// ruling is what became of the claims to a host.
+type ruling struct {
+	matches  []match  // of HTTP, in the order in which they are tried
+	tunnel   []*claim // of passthrough, oldest first: there is no HTTP then
+	mine     []*claim // of the host's owner, oldest first
+	tls      hostTLS  // what a connection must be; no certificate yet
+	problems []Problem
+}
+
+// resolve says whose the host is and what of its claims holds, on plain HTTP or over
+// TLS. The claims are of one host, oldest first; each one's lost is set. It depends on
+// nothing but them.
+func resolve(c *config.Collection, host string, claims []*claim, overTLS bool) (out ruling) {
 	lose := func(loser *claim, winner *claim, reason string) {
 		loser.lost = true
 		l := loser.route
@@ -39,10 +48,10 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 			if w.svc != l.svc {
 				told := w.problem(labels.Info, winner.key(), fmt.Sprintf("%s also claims this; it stays with this service", l.svc.spec.Name))
 				told.Value, told.Winner = p.Value, p.Winner
-				problems = append(problems, told)
+				out.problems = append(out.problems, told)
 			}
 		}
-		problems = append(problems, p)
+		out.problems = append(out.problems, p)
 	}
 
 	// Whose is it.
@@ -75,20 +84,44 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 		switch {
 		case owns(cl):
 			mine = append(mine, cl)
-		case cl.route.vague:
-			cl.lost = true // what it would have added is not known
+		case cl.route.vague, cl.hidden:
+			cl.lost = true // what it would have added is not known, or is elsewhere
 		default:
 			others = append(others, cl)
 		}
 	}
+	out.mine = mine
+	out.problems = append(out.problems, out.tls.decide(host, mine, claims)...)
+	first := lasting(mine)
+	tunnelled := first != nil && first.route.label.Passthrough
 	moved := redirecting(mine)
+	if overTLS && (first != nil || moved != nil && moved.leadsHome()) {
+		moved = nil
+	}
 	roots := map[string]*claim{} // of the owner
 	for _, cl := range mine {
+		passes := cl.route.label.Passthrough && cl.redirect == nil
 		switch {
+		case overTLS && cl.redirect != nil && moved == nil:
+			cl.lost = true // a redirect is for plain HTTP where the host has more than that
+		case passes && !tunnelled:
+			lose(cl, first, fmt.Sprintf("%s is served as HTTP: connections to it cannot be passed through", host))
+		case passes && !cl.route.broken && !cl.route.closed:
+			if n := len(out.tunnel); n > 0 && cl.route.guards != out.tunnel[0].route.guards {
+				lose(cl, out.tunnel[0], "the oldest service of the host has other guards")
+			} else if !slices.ContainsFunc(out.tunnel, func(o *claim) bool { return o.route.svc == cl.route.svc }) {
+				out.tunnel = append(out.tunnel, cl)
+			} else {
+				lose(cl, out.tunnel[0], "another route of the service takes the same host")
+			}
+		case tunnelled && cl.redirect == nil && !passes:
+			lose(cl, first, fmt.Sprintf("connections to %s are passed through (ssl_passthrough): there is no HTTP on it but redirects", host))
+		case cl.hidden && !overTLS:
+			cl.lost = true
 		case moved != nil && cl.redirect == nil:
 			cl.lost = true
-			if p, tell := yields(cl, moved); tell {
-				problems = append(problems, p)
+			if p, tell := yields(cl, moved); tell && !passes {
+				out.problems = append(out.problems, p)
 			}
 		case moved != nil && cl.route.broken:
 			cl.lost = true // its redirect holds nothing against one that works
@@ -109,7 +142,7 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 			lose(cl, nil, fmt.Sprintf("host_owners gives %s to %s, which claims nothing there", host, orNone(strings.Join(reserved, ", "))))
 		case moved != nil:
 			lose(cl, moved, fmt.Sprintf("%s belongs to %s, which leads all of it elsewhere", host, ownerOf(moved.route.svc)))
-		case !cl.on.rootOnly() || cl.redirect != nil:
+		case !cl.on.rootOnly() || cl.redirect != nil || tunnelled || cl.route.label.Passthrough:
 			lose(cl, mine[0], fmt.Sprintf("%s belongs to %s: others may add a context_root that it has not taken, and nothing else", host, ownerOf(mine[0].route.svc)))
 		case roots[cl.on.path] != nil:
 			lose(cl, roots[cl.on.path], fmt.Sprintf("%s belongs to %s", host, ownerOf(roots[cl.on.path].route.svc)))
@@ -123,14 +156,24 @@ func resolve(c *config.Collection, host string, claims []*claim) ([]match, []Pro
 		}
 	}
 
-	var out []match
 	for _, key := range keys {
 		if m := share(byKey[key], lose); len(m.claims) > 0 {
-			out = append(out, m)
+			out.matches = append(out.matches, m)
 		}
 	}
-	order(out)
-	return append(out, lastResort(vague, byKey)...), problems
+	order(out.matches)
+	out.matches = append(out.matches, lastResort(vague, byKey)...)
+	return out
+}
+
+// lasting is the oldest of the owner's claims that is more than a redirect.
+func lasting(mine []*claim) *claim {
+	for _, cl := range mine {
+		if cl.redirect == nil {
+			return cl
+		}
+	}
+	return nil
 }
 
 // redirecting is the oldest of the owner's claims that leads the host elsewhere: on
@@ -146,7 +189,7 @@ func redirecting(mine []*claim) *claim {
 
 // yields tells a service that a redirect of its own host stands in place of its claim.
 func yields(cl, moved *claim) (Problem, bool) {
-	if cl.route.broken || cl.route.closed {
+	if cl.route.broken || cl.closed() {
 		return Problem{}, false // it has been told worse
 	}
 	p := cl.route.problem(labels.Info, cl.key(), fmt.Sprintf("on plain HTTP all of %s leads to %s (redirects of %s)", cl.host, moved.redirect.To, moved.route.svc.spec.Name))
@@ -180,7 +223,7 @@ func lastResort(vague []*claim, taken map[string][]*claim) []match {
 // match, but never against one that works.
 func share(claims []*claim, lose func(loser, winner *claim, reason string)) match {
 	broken := func(c *claim) bool { return c.route.broken }
-	if !claims[0].route.closed && slices.ContainsFunc(claims, broken) {
+	if !claims[0].closed() && slices.ContainsFunc(claims, broken) {
 		if working := slices.DeleteFunc(slices.Clone(claims), broken); len(working) > 0 {
 			claims = working
 		}
@@ -204,7 +247,7 @@ func share(claims []*claim, lose func(loser, winner *claim, reason string)) matc
 			lose(cl, oldest, "a default backend is never shared")
 		case cl.route.label.SSLOnly != oldest.route.label.SSLOnly:
 			lose(cl, oldest, "the oldest service with this host and path says otherwise about ssl_only")
-		case cl.route.closed != oldest.route.closed || works && cl.route.guards != oldest.route.guards:
+		case cl.closed() != oldest.closed() || works && cl.route.guards != oldest.route.guards:
 			lose(cl, oldest, "the oldest service with this host and path has other guards")
 		case works && oldest.on.path != "/" && cl.route.label.ContextRootRewrite != oldest.route.label.ContextRootRewrite:
 			lose(cl, oldest, "an older service with this host and path says otherwise about context_root_rewrite")

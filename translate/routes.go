@@ -12,9 +12,17 @@ import (
 	"github.com/waggle-lb/waggle/config"
 )
 
+// side is one of the two tables that a host may be in: plain HTTP, or HTTPS.
+type side struct {
+	cfg *config.Collection
+	tls bool
+	// onward sends all of plain HTTP to HTTPS: the host's profile asks for that.
+	onward bool
+}
+
 // routesOf gives the routes of one match, in the order in which they are tried,
 // and the clusters that they name.
-func routesOf(cfg *config.Collection, m match) (routes []*routev3.Route, clusters []string) {
+func routesOf(on side, m match) (routes []*routev3.Route, clusters []string) {
 	oldest := m.claims[0].route
 	only := func(does func(*routev3.Route)) ([]*routev3.Route, []string) {
 		r := &routev3.Route{Name: oldest.name, Match: m.on.match(nil)}
@@ -22,14 +30,14 @@ func routesOf(cfg *config.Collection, m match) (routes []*routev3.Route, cluster
 		return []*routev3.Route{guarded(r, oldest)}, oldest.refs // its guards may ask somebody
 	}
 	switch l := oldest.label; {
-	case oldest.closed:
+	case m.claims[0].closed():
 		return only(closed.respond)
 	case oldest.broken:
 		return only(notBuilt.respond)
 	case m.claims[0].redirect != nil: // before ssl_only: the source may have no HTTPS at all
 		return only(func(r *routev3.Route) { onto(r, m.claims[0].redirect.To, l.RedirectCode) })
-	case l.SSLOnly:
-		return only(func(r *routev3.Route) { toHTTPS(r, m.claims[0].host, cfg.HTTPSPublicPort) })
+	case !on.tls && (l.SSLOnly || on.onward):
+		return only(func(r *routev3.Route) { toHTTPS(r, m.claims[0].host, on.cfg.HTTPSPublicPort) })
 	case l.Redirect != "":
 		return only(func(r *routev3.Route) { to(r, l.Redirect, l.RedirectCode) })
 	case l.Respond != nil:

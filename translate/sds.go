@@ -58,6 +58,7 @@ func (c *collection) secretsInUse() map[string]*tlsv3.Secret {
 			in[s.Name] = s
 		}
 	}
+	c.secretsOfChains(in)
 	for _, ref := range c.needed.values() {
 		if be := c.backends[ref.Name]; be != nil && be.secret != nil {
 			in[be.secret.Name] = be.secret

@@ -31,6 +31,8 @@ type service struct {
 	refers []*referred
 	wants  []string
 	named  []named // of secrets, configs and files that it asked for
+	// dated is set where it has certificates: they depend on the day, too.
+	dated bool
 	// problems of the service alone; those of hosts are with the hosts.
 	problems []Problem
 }
@@ -56,6 +58,9 @@ type route struct {
 	mirror string // the cluster that gets copies of what it sends on, "" where there is none
 	// secrets is what its guards need by SDS, with names of its own (see routeKey).
 	secrets []*tlsv3.Secret
+
+	// tls is what it says about TLS of its hosts.
+	tls securing
 
 	// filters is what HTTP filters do for the route, by their name; guards tells
 	// routes with different guards apart.
@@ -133,6 +138,10 @@ func (s *service) plan(n networkNames) {
 			continue
 		}
 		s.routes = append(s.routes, r)
+		r.secure()
+		if l.Passthrough {
+			r.tunnels()
+		}
 		if !r.broken && !r.closed && l.SSLBackend {
 			r.closed = true // never plain where TLS is asked for
 			p := r.problem(labels.Error, "ssl_backend", "is not built yet")

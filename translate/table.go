@@ -1,38 +1,105 @@
 package translate
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/waggle-lb/waggle/config"
 )
 
-// table puts the route table together. Its hosts are in the order of their names,
-// the one that takes every other host last. Each host was encoded when it was
-// built: what one changed host costs here is the copy of the others' bytes.
+// table puts the route table of plain HTTP together. Its hosts are in the order of
+// their names, the one that takes every other host last. Each host was encoded when it
+// was built: what one changed host costs here is the copy of the others' bytes.
 func (c *collection) table() *Resource {
-	m := table(httpTable)
 	published := c.published.values()
-	hosts := make([]*host, 0, len(published)+1)
-	var everything *host
+	hosts := make([]encoded, 0, len(published)+1)
+	last := encodeHost(only("*", []string{"*"}, unknownHost))
 	for _, h := range published {
 		if h.name == "*" {
-			everything = h
+			last = h.plain
 			continue
 		}
-		hosts = append(hosts, h)
+		hosts = append(hosts, h.plain)
 	}
-	if everything == nil {
-		last := catchAll()
-		everything = &host{name: "*", message: last, bytes: field(mustEncode(last))}
+	return putTogether(table(httpTable), append(hosts, last), c.tableRefs(published))
+}
+
+// buildSecureTables brings the tables of HTTPS to what there is. Each has the hosts of
+// its profile; all others that one of its wildcards would take are sent to connections
+// of their own.
+func (c *collection) buildSecureTables(set func(*Resource), drop func(Kind, string)) {
+	in := map[string]bool{}
+	published := c.published.values()
+	for _, ch := range c.chains {
+		name := ch.profile.table()
+		if ch.tunnel != nil || in[name] {
+			continue
+		}
+		in[name] = true
+		hosts := make([]encoded, 0, len(published)+2)
+		var last encoded
+		var away []string // sent to their own connections
+		for _, h := range published {
+			here := h.tls.served() && h.tls.profile == ch.profile && h.secure.bytes != nil
+			switch {
+			case h.name == "*" && !ch.profile.strict() && h.tls.tunnel == nil && !h.tls.strict():
+				last = h.plain
+				if h.secure.bytes != nil {
+					last = h.secure
+				}
+			case h.name == "*":
+			case here:
+				hosts = append(hosts, h.secure)
+			default:
+				away = append(away, domains(h.name)...)
+			}
+		}
+		if last.bytes == nil {
+			away = append(away, "*")
+		}
+		hosts = append(hosts, encodeHost(only("waggle:"+misdirected.reason, away, misdirected)))
+		if last.bytes != nil {
+			if len(away) == 0 {
+				hosts = hosts[:len(hosts)-1]
+			}
+			hosts = append(hosts, last)
+		}
+		set(putTogether(secureTable(c.cfg, name), hosts, c.tableRefs(published)))
 	}
-	hosts = append(hosts, everything)
-	m.VirtualHosts = make([]*routev3.VirtualHost, len(hosts))
+	for name := range c.resources[Routes] {
+		if name != httpTable && !in[name] {
+			drop(Routes, name)
+		}
+	}
+}
+
+// secureTable is a table of HTTPS without its hosts.
+func secureTable(c *config.Collection, name string) *routev3.RouteConfiguration {
+	t := table(name)
+	if servesHTTP3(c) {
+		t.ResponseHeadersToAdd = []*corev3.HeaderValueOption{setHeader("alt-svc", fmt.Sprintf(`h3=":%d"; ma=86400`, c.HTTPSPublicPort))}
+	}
+	return t
+}
+
+// putTogether puts a table together from what is around its hosts, and them.
+func putTogether(around *routev3.RouteConfiguration, hosts []encoded, refs []Ref) *Resource {
+	body := tableBytes(around, hosts)
+	m := &routev3.RouteConfiguration{
+		Name: around.Name, IgnorePortInHostMatching: around.IgnorePortInHostMatching, MostSpecificHeaderMutationsWins: around.MostSpecificHeaderMutationsWins,
+		RequestHeadersToAdd: around.RequestHeadersToAdd, ResponseHeadersToAdd: around.ResponseHeadersToAdd,
+		VirtualHosts: make([]*routev3.VirtualHost, len(hosts)),
+	}
 	for i, h := range hosts {
 		m.VirtualHosts[i] = h.message
 	}
-	return &Resource{Kind: Routes, Name: httpTable, Message: m, Body: tableBytes(httpTable, hosts), Refs: c.tableRefs(published)}
+	return &Resource{Kind: Routes, Name: m.Name, Message: m, Body: body, Refs: refs}
 }
 
 // fieldVirtualHosts is the number of RouteConfiguration.virtual_hosts.
@@ -48,8 +115,8 @@ func field(vh []byte) []byte {
 // tableBytes puts a table together from encoded virtual hosts. Deterministic
 // encoding is in the order of field numbers: the name (1), the virtual hosts (2),
 // everything else.
-func tableBytes(name string, hosts []*host) []byte {
-	rest := table(name)
+func tableBytes(around *routev3.RouteConfiguration, hosts []encoded) []byte {
+	rest, name := proto.CloneOf(around), around.Name
 	rest.Name = ""
 	tail := mustEncode(rest)
 	size := len(name) + 8 + len(tail)

@@ -9,7 +9,6 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
-	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/translate/labels"
 )
 
@@ -19,12 +18,22 @@ type host struct {
 	claims []*claim // oldest first
 
 	// Of the last build:
-	message  *routev3.VirtualHost // nil: nobody has it
-	bytes    []byte               // the message as a field of the route table
-	clusters []string             // that its routes name, each once
-	secrets  []*tlsv3.Secret      // that its guards need
+	plain    encoded         // of plain HTTP
+	secure   encoded         // of HTTPS; often the same
+	tls      hostTLS         // what it is over TLS
+	clusters []string        // that its routes name, each once
+	secrets  []*tlsv3.Secret // that its guards need
 	problems []Problem
 }
+
+// encoded is a virtual host, and itself as a field of a route table. Without a message
+// nobody has the host there.
+type encoded struct {
+	message *routev3.VirtualHost
+	bytes   []byte
+}
+
+func encodeHost(vh *routev3.VirtualHost) encoded { return encoded{vh, field(mustEncode(vh))} }
 
 // insert adds a claim at the place of its age.
 func (h *host) insert(c *claim) {
@@ -41,12 +50,12 @@ func (h *host) remove(c *claim) {
 
 // virtualHost is what a host's claims come to. Each route is checked by itself:
 // one that Envoy would not take answers 503, and its neighbours stay.
-func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3.VirtualHost, []string, []Problem) {
+func virtualHost(on side, name string, matches []match) (*routev3.VirtualHost, []string, []Problem) {
 	vh := &routev3.VirtualHost{Name: name, Domains: domains(name), RetryPolicy: standardRetries}
 	var clusters []string
 	var problems []Problem
 	for _, m := range matches {
-		routes, names := routesOf(cfg, m)
+		routes, names := routesOf(on, m)
 		routes = sparingSockets(routes)
 		oldest := m.claims[0].route
 		for _, r := range routes {
@@ -67,7 +76,7 @@ func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3
 		}
 		vh.Routes = append(vh.Routes, routes...)
 		clusters = append(clusters, names...)
-		if oldest.broken || oldest.closed {
+		if oldest.broken || m.claims[0].closed() {
 			continue
 		}
 		if reason := wanders(oldest.label); reason != "" && len(m.claims) > 1 {
@@ -91,7 +100,7 @@ func virtualHost(cfg *config.Collection, name string, matches []match) (*routev3
 func secretsOf(matches []match) []*tlsv3.Secret {
 	var all []*tlsv3.Secret
 	for _, m := range matches {
-		if r := m.claims[0].route; !r.closed && !r.broken {
+		if r := m.claims[0].route; !m.claims[0].closed() && !r.broken {
 			all = append(all, r.secrets...)
 		}
 	}
@@ -106,14 +115,11 @@ func domains(name string) []string {
 	return []string{name, name + "."}
 }
 
-// catchAll is the last virtual host where no service takes every host.
-func catchAll() *routev3.VirtualHost {
-	r := &routev3.Route{
-		Name:  "waggle:" + unknownHost.reason, // no service can be called like this
-		Match: under("/"),
-	}
-	unknownHost.respond(r)
-	return &routev3.VirtualHost{Name: "*", Domains: []string{"*"}, Routes: []*routev3.Route{r}}
+// only is a host that gives one answer to everything.
+func only(name string, domains []string, a answer) *routev3.VirtualHost {
+	r := &routev3.Route{Name: "waggle:" + a.reason, Match: under("/")} // no service can be called like this
+	a.respond(r)
+	return &routev3.VirtualHost{Name: name, Domains: domains, Routes: []*routev3.Route{r}}
 }
 
 // table is the route configuration around virtual hosts: everything but them.

@@ -3,6 +3,8 @@
 // parsing, diagnostics and the generated reference in docs/labels.md.
 package labels
 
+import "strings"
+
 // Severity of a Problem.
 type Severity string
 
@@ -110,6 +112,8 @@ type Route struct {
 
 	// Labels gives, by key, the label as written, for problems found after parsing.
 	Labels map[string]string
+	// standard is set for keys whose value is the language's own default.
+	standard map[string]bool
 	// LabelPrefix is what the author writes before a key of this route
 	// ("com.docker.lb.api."), to name labels that are missing.
 	LabelPrefix string
@@ -122,4 +126,18 @@ func (r *Route) Label(key string) string {
 		return label
 	}
 	return r.LabelPrefix + key
+}
+
+// Standard reports whether what is said with a key is what holds without it, or comes
+// from the defaults of the operator, who does not mean this route alone.
+func (r *Route) Standard(key string) bool {
+	return r.standard[key] || strings.HasPrefix(r.Labels[key], "defaults: ")
+}
+
+// ClassOf is the class of a key, None for what is no key.
+func ClassOf(name string) Class {
+	if k, ok := keysByName[name]; ok {
+		return k.class
+	}
+	return None
 }

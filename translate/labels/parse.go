@@ -94,6 +94,12 @@ func (p *parser) readRoute(name string) *Route {
 	claims := false // a key is there that says what the route takes
 	for _, s := range p.settings(name, false) {
 		r.Labels[s.canonical] = oneLine(s.value.Label)
+		if s.key.standard != "" && s.key.value.same(s.value.Text, s.key.standard) {
+			if r.standard == nil {
+				r.standard = map[string]bool{}
+			}
+			r.standard[s.canonical] = true
+		}
 		if ok := p.read(s, &target{service: p.service, route: r}); !ok {
 			claims = claims || s.key.name == "default_backend" // bad: what it would have said is not known
 		}
