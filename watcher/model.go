@@ -8,6 +8,10 @@ import (
 // StackLabel names the stack a service, network, config or secret belongs to.
 const StackLabel = "com.docker.stack.namespace"
 
+// CourierLabel marks what couriers make for some moments: jobs, and secrets of theirs.
+// None of it is in a picture.
+const CourierLabel = "waggle.courier"
+
 // Picture is everything that runs, as one source saw it at one moment. It is
 // immutable once handed on; the next picture shares what did not change.
 type Picture struct {

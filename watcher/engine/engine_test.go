@@ -96,6 +96,11 @@ func TestTheFirstUpdateIsEverything(t *testing.T) {
 	d.PutNetwork("bridge", func(n *network.Summary) { n.Scope = "local" })
 	d.PutConfig("site", "hello")
 	d.PutSecret("key")
+	courier := map[string]string{watcher.CourierLabel: "c"} // what couriers make is in no picture
+	d.PutService("courier", func(s *swarm.Service) {
+		s.Spec.Mode, s.Spec.Labels = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}}, courier
+	})
+	d.PutSecretWith("order", "order", courier, nil, time.Time{})
 
 	w := start(t, quick(d))
 	u := w.Picture("the first picture", func(*watcher.Picture) bool { return true })

@@ -175,6 +175,9 @@ func (s *structureReader) services(ctx context.Context, ids map[string]struct{})
 			if v.ID == "" {
 				return errNoID
 			}
+			if _, ok := v.Spec.Labels[watcher.CourierLabel]; ok && v.Spec.Mode.ReplicatedJob != nil {
+				continue
+			}
 			if _, ok := ids[v.ID]; ok || ids == nil { // the filter takes prefixes
 				m[v.ID] = service(v)
 			}
@@ -235,6 +238,9 @@ func (s *structureReader) secrets(ctx context.Context) (map[string]*watcher.Secr
 	err := s.optional(ctx, "/secrets", func(ctx context.Context, cli *client.Client) error {
 		list, err := cli.SecretList(ctx, swarm.SecretListOptions{})
 		for _, v := range list {
+			if _, ok := v.Spec.Labels[watcher.CourierLabel]; ok {
+				continue
+			}
 			m[v.Spec.Name] = &watcher.Secret{ID: v.ID, Name: v.Spec.Name, Labels: v.Spec.Labels}
 		}
 		return err

@@ -24,6 +24,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/swarm"
+	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/api/types/versions"
 	"github.com/stretchr/testify/require"
 )
@@ -43,6 +44,7 @@ type Daemon struct {
 	networks map[string]network.Summary
 	configs  map[string]swarm.Config
 	secrets  map[string]swarm.Secret
+	writes   *writes // nil: it is only read
 
 	between map[string]Middleware
 	asked   map[string][]url.Values
@@ -221,6 +223,9 @@ func (d *Daemon) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *Daemon) answer(w http.ResponseWriter, r *http.Request, path string) {
+	if d.write(w, r, path) {
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		fail(w, http.StatusForbidden, "this daemon is only read: "+r.Method+" "+path)
 		return
@@ -250,10 +255,10 @@ func (d *Daemon) answer(w http.ResponseWriter, r *http.Request, path string) {
 	var list any
 	switch path {
 	case "/services":
-		list = sorted(d.services, func(s swarm.Service) bool { return prefix(s.ID) })
+		list = sorted(d.services, func(s swarm.Service) bool { return prefix(s.ID) && f.MatchKVList("label", s.Spec.Labels) })
 	case "/tasks":
 		list = sorted(d.tasks, func(t swarm.Task) bool {
-			return prefix(t.ID) && (!f.Contains("desired-state") || f.ExactMatch("desired-state", string(t.DesiredState)))
+			return prefix(t.ID) && (!f.Contains("service") || f.ExactMatch("service", t.ServiceID) || f.ExactMatch("service", d.services[t.ServiceID].Spec.Name)) && (!f.Contains("desired-state") || f.ExactMatch("desired-state", string(t.DesiredState)))
 		})
 	case "/nodes":
 		list = sorted(d.nodes, func(n swarm.Node) bool { return prefix(n.ID) })
@@ -264,7 +269,9 @@ func (d *Daemon) answer(w http.ResponseWriter, r *http.Request, path string) {
 	case "/configs":
 		list = sorted(d.configs, func(c swarm.Config) bool { return prefix(c.ID) })
 	case "/secrets":
-		list = sorted(d.secrets, func(s swarm.Secret) bool { return prefix(s.ID) })
+		list = sorted(d.secrets, func(s swarm.Secret) bool { return prefix(s.ID) && f.MatchKVList("label", s.Spec.Labels) })
+	case "/info":
+		list = system.Info{Swarm: swarm.Info{NodeID: "n1"}}
 	default:
 		fail(w, http.StatusNotFound, "page not found")
 		return
