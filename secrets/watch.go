@@ -40,6 +40,9 @@ type Options struct {
 	// Every is the time from one look to the next where the system does not tell of
 	// changes; where it does, there is one in ten times as long. 0: 500 ms.
 	Every time.Duration
+	// Providers is what OpenID providers say, which is told with the material; nil:
+	// they are not asked.
+	Providers *Providers
 	// Log takes what cannot be read, once for each text; nil: nobody.
 	Log *slog.Logger
 }
@@ -78,6 +81,9 @@ func (w *Watch) Declare(p *watcher.Picture) {
 	if p == nil {
 		return
 	}
+	if w.o.Providers != nil {
+		w.o.Providers.OnLoopback(p.Loopback)
+	}
 	files := declaredBy(p)
 	w.mu.Lock()
 	same := maps.Equal(files, w.declared)
@@ -112,6 +118,9 @@ func (w *Watch) Look() (waiting bool) {
 		}
 	}
 	w.said = now
+	if w.o.Providers != nil {
+		m.providers = w.o.Providers.Answers()
+	}
 	if w.last == nil || !m.Equal(w.last) {
 		w.last = m
 		w.emit(m)
@@ -123,6 +132,11 @@ func (w *Watch) Look() (waiting bool) {
 func (w *Watch) Run(ctx context.Context) {
 	n := newNotices()
 	defer n.close()
+	if w.o.Providers != nil {
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		asking.Go(func() { w.o.Providers.Run(ctx, w.changed) })
+	}
 	for {
 		every := w.o.Every
 		if n.follow(w.directories()) { // before reading: what changes meanwhile is told
