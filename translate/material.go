@@ -45,19 +45,16 @@ func (s *service) stale(before *secrets.Material) bool {
 	})
 }
 
-// Want is a name that labels give.
-type Want struct{ Collection, Stack, Name string }
-
 // Wanted lists the names of secrets, configs and files that published services ask
 // for, found or not, each once and sorted.
-func (b *Builder) Wanted() []Want {
-	var all []Want
+func (b *Builder) Wanted() []secrets.Want {
+	var all []secrets.Want
 	for _, s := range b.services {
 		for _, n := range s.named {
-			all = append(all, Want{s.coll.name, s.spec.Stack(), n.name})
+			all = append(all, secrets.Want{Collection: s.coll.name, Stack: s.spec.Stack(), Name: n.name})
 		}
 	}
-	slices.SortFunc(all, func(x, y Want) int {
+	slices.SortFunc(all, func(x, y secrets.Want) int {
 		return cmp.Or(cmp.Compare(x.Collection, y.Collection), cmp.Compare(x.Stack, y.Stack), cmp.Compare(x.Name, y.Name))
 	})
 	return slices.Compact(all)
