@@ -87,6 +87,9 @@ func Of(items map[string][]Item) *Material {
 				s.files[i.Name] = i
 			}
 		}
+		x := newExaminer()
+		x.begin()
+		s.pairs = x.directories(s.files, m.at)
 		m.shelves[collection] = s
 	}
 	return m

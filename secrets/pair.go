@@ -56,12 +56,17 @@ const (
 // Item: then cert holds both. Where they cannot be used and what was there before can,
 // it gives that (Kept). An error is a *Refusal.
 func ReadPair(cert, key Item, at time.Time) (*Pair, []Finding, error) {
-	p, findings, refusal := readPair(cert, key, at)
+	return readPairBy(cert, key, at, parse)
+}
+
+// readPairBy is ReadPair with what gives the parts of an item.
+func readPairBy(cert, key Item, at time.Time, parse func(Item) (parts, *Refusal)) (*Pair, []Finding, error) {
+	p, findings, refusal := readPair(cert, key, at, parse)
 	if refusal == nil {
 		return p, findings, nil
 	}
 	for _, try := range former(cert, key) {
-		if p, findings, err := readPair(try.cert, try.key, at); err == nil {
+		if p, findings, err := readPair(try.cert, try.key, at, parse); err == nil {
 			p.Kept = refusal.reason
 			return p, append([]Finding{{
 				Text: refusal.reason + ": what was there before stays in service, until " + day(p.NotAfter),
@@ -72,7 +77,7 @@ func ReadPair(cert, key Item, at time.Time) (*Pair, []Finding, error) {
 	return nil, nil, refusal
 }
 
-func readPair(cert, key Item, at time.Time) (*Pair, []Finding, *Refusal) {
+func readPair(cert, key Item, at time.Time, parse func(Item) (parts, *Refusal)) (*Pair, []Finding, *Refusal) {
 	for _, i := range []Item{cert, key} {
 		if i.Assumed {
 			return nil, nil, refuse(i, "is not known here", "the control plane that has it will check it")
@@ -144,11 +149,19 @@ func readPair(cert, key Item, at time.Time) (*Pair, []Finding, *Refusal) {
 	if key.Kind == Config {
 		findings = append(findings, Finding{Text: called(key) + " holds a private key, and configs can be read by everybody who may ask the Swarm", Hint: "make it a secret"})
 	}
+	kept := ""
+	for _, i := range []Item{cert, key} {
+		if i.Kept != "" && kept == "" {
+			kept = called(i) + " cannot be read now: " + i.Kept
+			findings = append(findings, Finding{Text: kept + "; what was there before stays in service", Hint: "make it readable for the control plane"})
+		}
+	}
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(signer)
 	if err != nil {
 		return nil, nil, refuse(key, "holds a private key that cannot be used", "make a new key")
 	}
 	return &Pair{
+		Kept:  kept,
 		Chain: Hide(chain.pem()), Key: Hide(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})),
 		Names: names, Serial: fmt.Sprintf("%x", c.SerialNumber), Issuer: shown(cmp.Or(c.Issuer.CommonName, c.Issuer.String())),
 		NotBefore: c.NotBefore, NotAfter: c.NotAfter,

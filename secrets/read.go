@@ -1,6 +1,8 @@
 package secrets
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -8,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/watcher"
@@ -70,50 +73,8 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 	r.begin(ownFiles(cfg))
 	m = &Material{shelves: map[string]shelf{}, declared: map[string]Item{}, refused: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
-		c := cfg.Collections[name].Certificates
-		s := shelf{secrets: map[string]Item{}, files: map[string]Item{}, refused: map[string]string{}}
-		left := r.maxBytes
-		put := func(into map[string]Item, kind Kind, name string, f *file) error {
-			if !f.data.any() {
-				if f.err != nil {
-					s.refused[name] = f.err.Error()
-				}
-				return f.err // none where it is just being written
-			}
-			if left -= len(f.data.Reveal()); left < 0 {
-				s.refused[name] = fmt.Sprintf("the collection's material is larger than %d KiB", r.maxBytes>>10)
-				return fmt.Errorf("%s", s.refused[name])
-			}
-			i := Item{Kind: kind, Name: name, Data: f.data}
-			if f.err != nil {
-				i.Kept = f.err.Error()
-			}
-			into[name] = i
-			return f.err
-		}
-		for _, secret := range c.Secrets {
-			if err := put(s.secrets, Secret, secret, r.one(mounted, secret)); err != nil {
-				if isGone(err) {
-					delete(s.refused, secret) // it was not given
-				}
-				errs = append(errs, fmt.Errorf("collections.%s.certificates.secrets: %s: %w; mount it with `docker service update --secret-add %s`", name, secret, err, secret))
-			}
-		}
-		for _, dir := range c.Directories {
-			files, err := r.directory(dir)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %w", name, err))
-			}
-			for _, file := range slices.Sorted(maps.Keys(files)) {
-				if _, taken := s.files[file]; taken {
-					continue // the first directory holds
-				}
-				if err := put(s.files, File, file, files[file]); err != nil {
-					errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %s: %w", name, filepath.Join(dir, file), err))
-				}
-			}
-		}
-		m.shelves[name] = s
+		s, failed := r.collection(name, cfg.Collections[name].Certificates, mounted)
+		m.shelves[name], errs = s, append(errs, failed...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(declared)) {
 		path := declared[name]
@@ -122,35 +83,160 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 			errs = append(errs, fmt.Errorf("secret %s: %s: %w", name, path, f.err))
 			m.refused[name] = f.err.Error()
 		}
-		if f.data.any() {
-			i := Item{Kind: Secret, Name: name, Data: f.data}
-			if f.err != nil {
-				i.Kept = f.err.Error()
-			}
+		if i, ok := r.item("", Item{Kind: Secret, Name: name}, f); ok {
 			m.declared[name] = i
 		}
 	}
+	r.certify(m)
 	return m, errs, r.end()
 }
 
-// list gives the names of at most so many files of a directory that may be material.
-func list(dir string, most int) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		// What is hidden is somebody's bookkeeping ("..data" of mounted volumes).
-		if e.IsDir() || !plainName.MatchString(e.Name()) {
-			continue
+// collection reads what one collection has.
+func (r *reader) collection(name string, c config.Certificates, mounted string) (s shelf, errs []error) {
+	s = shelf{secrets: map[string]Item{}, files: map[string]Item{}, refused: map[string]string{}}
+	left := r.maxBytes
+	put := func(into map[string]Item, i Item, f *file) error {
+		i, usable := r.item(name, i, f)
+		if !usable {
+			if f.err != nil {
+				s.refused[i.Name] = f.err.Error()
+			}
+			return f.err // none where it is just being written
 		}
-		if len(names) == most {
-			return names, fmt.Errorf("%s has more than %d files: the others are not read", dir, most)
+		if left -= len(i.Data.Reveal()); left < 0 {
+			s.refused[i.Name] = fmt.Sprintf("the collection's material is larger than %d KiB", r.maxBytes>>10)
+			return errors.New(s.refused[i.Name])
 		}
-		names = append(names, e.Name())
+		into[i.Name] = i
+		return f.err
 	}
-	return names, nil
+	for _, secret := range c.Secrets {
+		if err := put(s.secrets, Item{Kind: Secret, Name: secret}, r.one(mounted, secret)); err != nil {
+			if isGone(err) {
+				delete(s.refused, secret) // it was not given
+			}
+			errs = append(errs, fmt.Errorf("collections.%s.certificates.secrets: %s: %w; mount it with `docker service update --secret-add %s`", name, secret, err, secret))
+		}
+	}
+	for _, dir := range c.Directories {
+		files, err := r.directory(dir)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %w", name, err))
+		}
+		for _, path := range slices.SortedFunc(maps.Keys(files), shallowFirst) {
+			i := Item{Kind: File, Name: plain(path), under: filepath.Dir(filepath.Join(dir, path))}
+			if other, taken := s.files[i.Name]; taken {
+				if other.under != i.under { // the first one holds
+					errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %s is not used: %s has a file that is called the same", name, filepath.Join(dir, path), other.under))
+				}
+				continue
+			}
+			if err := put(s.files, i, files[path]); err != nil {
+				errs = append(errs, fmt.Errorf("collections.%s.certificates.directories: %s: %w", name, filepath.Join(dir, path), err))
+			}
+		}
+	}
+	return s, errs
+}
+
+// item puts what was read of a file into an item; false where there is nothing to use.
+func (r *reader) item(collection string, i Item, f *file) (Item, bool) {
+	i.Data = f.data
+	if f.err != nil {
+		i.Kept = f.err.Error()
+	}
+	if !f.data.any() && errors.Is(f.err, errEmpty) && r.examiner.had(place{collection, i.Kind, i.Name}) {
+		i.Data, i.Kept = Hide(nil), "" // broken as any other content that is no certificate
+		return i, true
+	}
+	return i, f.data.any()
+}
+
+// certify finds the certificates of what was read.
+func (r *reader) certify(m *Material) {
+	x := r.examiner
+	x.look("", m.declared)
+	for name, s := range m.shelves {
+		x.look(name, s.secrets, s.files)
+	}
+	m.at, r.next = x.moments(r.now()) // of what was looked at
+	x.remember("", m.at, m.declared)
+	for name, s := range m.shelves {
+		x.remember(name, m.at, s.secrets, s.files)
+		s.pairs = x.directories(s.files, m.at)
+		m.shelves[name] = s
+	}
+}
+
+// plain is the name of a file by its path in a directory: those of directories in it
+// have theirs before it.
+func plain(path string) string {
+	if strings.Count(path, "/") == deepest {
+		path = strings.TrimPrefix(path, certbotLive+"/")
+	}
+	return strings.ReplaceAll(path, "/", "-")
+}
+
+func shallowFirst(a, b string) int {
+	return cmp.Or(cmp.Compare(strings.Count(a, "/"), strings.Count(b, "/")), cmp.Compare(a, b))
+}
+
+// The directories of certbot: links to what is in force, and every version that there was.
+const certbotLive, certbotArchive = "live", "archive"
+
+// deepest is how deep directories are looked into.
+const deepest = 2
+
+// list gives the paths of at most so many files of a directory that may be material,
+// and the directories in it. Of what certbot keeps only what is in force is material.
+func list(dir string, most int) (files, inside []string, err error) {
+	top := ""
+	if isDir(filepath.Join(dir, certbotLive)) && isDir(filepath.Join(dir, certbotArchive)) {
+		top = certbotLive
+	}
+	var walk func(sub string, depth int) error
+	walk = func(sub string, depth int) error {
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			// What is hidden is somebody's bookkeeping ("..data" of mounted volumes).
+			if !plainName.MatchString(e.Name()) {
+				continue
+			}
+			path := filepath.Join(sub, e.Name())
+			if e.IsDir() { // no link: what it leads to is found where it is
+				if depth == deepest {
+					continue
+				}
+				if len(inside) == most {
+					return fmt.Errorf("%s has more than %d directories: the others are not read", dir, most)
+				}
+				inside = append(inside, path)
+				if err := walk(path, depth+1); err != nil && !isGone(err) {
+					return err
+				}
+				continue
+			}
+			if len(files) == most {
+				return fmt.Errorf("%s has more than %d files: the others are not read", dir, most)
+			}
+			files = append(files, path)
+		}
+		return nil
+	}
+	depth := 0
+	if top != "" {
+		inside, depth = append(inside, top), 1
+	}
+	err = walk(top, depth)
+	return files, inside, err
+}
+
+func isDir(path string) bool {
+	st, err := os.Lstat(path)
+	return err == nil && st.IsDir()
 }
 
 // ownFiles are those of the control plane's own identity and tokens.

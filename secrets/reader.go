@@ -22,14 +22,24 @@ type reader struct {
 
 	maxBytes, maxFiles int
 
-	known   map[string]*file // by path
-	fresh   map[string]*file // of the round under way
-	own     []fs.FileInfo    // of the control plane itself, never read
+	known   map[located]*file
+	fresh   map[located]*file // of the round under way
+	own     []fs.FileInfo     // of the control plane itself, never read
 	waiting bool
 	// dirs are those of the round before, reading those of the round under way. In one
 	// that was not read before everything is taken as it is.
 	dirs, reading map[string]bool
+	// inside are directories in those that were read in the round before, or are in
+	// the round under way.
+	inside, found map[string]bool
+
+	examiner *examiner
+	next     time.Time // when the material is another although no file is
 }
+
+// located is where a file is: a directory that somebody named, and the path in it,
+// which may not lead out of it.
+type located struct{ dir, path string }
 
 // file is what is known of one file.
 type file struct {
@@ -49,43 +59,49 @@ type file struct {
 const patience = 20
 
 func newReader(settle time.Duration) *reader {
-	return &reader{settle: settle, now: time.Now, maxBytes: maxBytes, maxFiles: maxFiles, known: map[string]*file{}}
+	return &reader{settle: settle, now: time.Now, maxBytes: maxBytes, maxFiles: maxFiles, known: map[located]*file{}, examiner: newExaminer()}
 }
 
 func (r *reader) begin(own []fs.FileInfo) {
-	r.fresh, r.reading, r.own, r.waiting = map[string]*file{}, map[string]bool{}, own, false
+	r.fresh, r.reading, r.found, r.own, r.waiting = map[located]*file{}, map[string]bool{}, map[string]bool{}, own, false
+	r.examiner.begin()
 }
 
 // end forgets files that nobody asked for any more.
 func (r *reader) end() (waiting bool) {
-	r.known, r.dirs, r.fresh, r.reading = r.fresh, r.reading, nil, nil
+	r.known, r.dirs, r.inside, r.fresh, r.reading, r.found = r.fresh, r.reading, r.found, nil, nil, nil
+	r.examiner.end()
 	return r.waiting
 }
 
-// directory reads the files of a directory, by name.
+// directory reads the files of a directory and of those in it, by their path in it.
 func (r *reader) directory(dir string) (map[string]*file, error) {
-	r.reading[filepath.Clean(dir)] = true
-	listed, err := list(dir, r.maxFiles)
-	names := map[string]bool{}
-	for _, name := range listed {
-		names[name] = true
+	dir = filepath.Clean(dir)
+	r.reading[dir] = true
+	listed, inside, err := list(dir, r.maxFiles)
+	for _, d := range inside {
+		r.found[filepath.Join(dir, d)] = true
 	}
-	for path := range r.known { // what was there, and may be there again in a moment
-		if filepath.Dir(path) == filepath.Clean(dir) {
-			names[filepath.Base(path)] = true
+	paths := map[string]bool{}
+	for _, path := range listed {
+		paths[path] = true
+	}
+	for at := range r.known { // what was there, and may be there again in a moment
+		if at.dir == dir {
+			paths[at.path] = true
 		}
 	}
-	files := make(map[string]*file, len(names))
+	files := make(map[string]*file, len(paths))
 	root, openErr := os.OpenRoot(dir)
 	if openErr == nil {
 		defer root.Close()
 	}
-	for name := range names {
-		f := r.file(root, openErr, dir, name)
+	for path := range paths {
+		f := r.file(root, openErr, located{dir, path})
 		if !f.data.any() && f.err != nil && isGone(f.err) {
 			continue // gone since it was listed
 		}
-		files[name] = f
+		files[path] = f
 	}
 	return files, err
 }
@@ -99,24 +115,23 @@ func (r *reader) one(dir, name string) *file {
 	if err == nil {
 		defer root.Close()
 	}
-	return r.file(root, err, dir, name)
+	return r.file(root, err, located{filepath.Clean(dir), name})
 }
 
 // file gives what is to be used of a file of a directory that root opened, or could
 // not for a reason.
-func (r *reader) file(root *os.Root, rootErr error, dir, name string) *file {
-	path := filepath.Join(dir, name)
-	if f := r.fresh[path]; f != nil {
+func (r *reader) file(root *os.Root, rootErr error, at located) *file {
+	if f := r.fresh[at]; f != nil {
 		return f // of another collection too
 	}
-	before := r.known[path]
+	before := r.known[at]
 	if before == nil {
 		before = &file{}
 	}
-	r.reading[filepath.Dir(path)] = true
-	f := r.look(before, root, rootErr, name, !r.dirs[filepath.Dir(path)])
+	r.reading[at.dir] = true
+	f := r.look(before, root, rootErr, at.path, !r.dirs[at.dir])
 	if f.data.any() || f.err == nil || !isGone(f.err) {
-		r.fresh[path] = f
+		r.fresh[at] = f
 	}
 	return f
 }
@@ -182,7 +197,7 @@ func (r *reader) look(before *file, root *os.Root, rootErr error, name string, f
 	case err != nil && passing(err) && before.data.any():
 		return keep(reason(err))
 	case err == nil && len(data) == 0:
-		err = errors.New("is empty")
+		err = errEmpty
 	}
 	f := &file{err: reason(err), at: now, stamp: st, since: since}
 	if err != nil {
@@ -233,7 +248,10 @@ func (r *reader) content(root *os.Root, name string, seen fs.FileInfo) ([]byte, 
 	return data, err
 }
 
-var errChanged = errors.New("changes while it is read")
+var (
+	errChanged = errors.New("changes while it is read")
+	errEmpty   = errors.New("is empty")
+)
 
 func same(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
@@ -256,7 +274,7 @@ func reason(err error) error {
 	case !ok:
 		return err
 	case pe.Err.Error() == "path escapes from parent": // os.Root has no error to compare with
-		return errors.New("is a link that leads out of its directory")
+		return errors.New("is a link that leads out of its directory: name a directory that holds what it leads to as well")
 	}
 	return pe.Err
 }
