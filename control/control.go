@@ -39,6 +39,7 @@ type Control struct {
 	metrics   *metrics
 	status    statusBoard
 	observers []func(Step)
+	wanted    func(*watcher.Picture, []secrets.Want) // see OnWanted; nil: nobody
 }
 
 // New makes a control loop for a first configuration. Nothing happens before Run.
@@ -124,6 +125,7 @@ type loop struct {
 
 	lastStructure, lastTasks time.Time       // when a build of each kind ended
 	published                map[string]bool // collections whose content was handed over
+	holdUntil                time.Time       // see hold
 }
 
 // Run is the loop. Only one of these can happen at a time:
@@ -174,6 +176,16 @@ func (l *loop) onDisk(m *secrets.Material) {
 	l.structure.Merge(watcher.Changes{Shared: true})
 }
 
+// catchUp takes what is on disk, if that was told: what came before the source or the
+// operator told theirs is there when that is built.
+func (l *loop) catchUp() {
+	select {
+	case m := <-l.disk:
+		l.onDisk(m)
+	default:
+	}
+}
+
 // update takes one step of the source.
 func (l *loop) update(u watcher.Update) {
 	was := l.status.source(u)
@@ -201,7 +213,10 @@ func (l *loop) wait() (time.Duration, bool) {
 	if l.latest == nil || l.cfg == nil {
 		return 0, false
 	}
-	if l.newCfg || l.built == nil {
+	if l.built == nil {
+		return l.hold(), true
+	}
+	if l.newCfg {
 		return 0, true
 	}
 	wait, pending := time.Duration(0), false
@@ -222,11 +237,7 @@ func (l *loop) wait() (time.Duration, bool) {
 // that the proxies have.
 func (l *loop) build() {
 	start := time.Now()
-	select { // what was told before the source or the operator told theirs is there when that is built
-	case m := <-l.disk:
-		l.onDisk(m)
-	default:
-	}
+	l.catchUp()
 	whole := l.newCfg || l.built == nil || l.structure.Structure() && !start.Before(l.lastStructure.Add(l.pace.structure(len(l.latest.Services))))
 	picture, material, changes := l.latest, l.material, l.tasks
 	switch {
@@ -257,6 +268,9 @@ func (l *loop) build() {
 	kind := "endpoints"
 	if whole {
 		l.lastStructure, kind = end, "structure"
+		if l.wanted != nil {
+			l.wanted(picture, l.builder.Wanted())
+		}
 	}
 	l.metrics.built(kind, translated, end.Sub(start))
 	if problems := l.builder.Problems(); l.status.built(end, picture, problems) {

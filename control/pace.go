@@ -14,10 +14,12 @@ type Pace struct {
 	Structure time.Duration
 	// MaxStructure is where that growth ends.
 	MaxStructure time.Duration
+	// Names is how long the first build waits at most for what labels name (OnWanted).
+	Names time.Duration
 }
 
 // DefaultPace is what a control plane in service uses.
-var DefaultPace = Pace{Tasks: 30 * time.Millisecond, Structure: 100 * time.Millisecond, MaxStructure: time.Second}
+var DefaultPace = Pace{Tasks: 30 * time.Millisecond, Structure: 100 * time.Millisecond, MaxStructure: time.Second, Names: 20 * time.Second}
 
 // structure is the time between two structural builds of a picture with n services.
 func (p Pace) structure(n int) time.Duration {

@@ -1,0 +1,34 @@
+package control
+
+import (
+	"time"
+
+	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// OnWanted has f told of the names that labels give and of the picture, whenever
+// something in it that is not a task may have changed. It must be called before Run; f
+// must return at once, and may call Material. What f says there to be on its way, the
+// first build waits for.
+func (c *Control) OnWanted(f func(*watcher.Picture, []secrets.Want)) { c.wanted = f }
+
+// hold says how long the first build has to wait for what labels name and is on its
+// way. Without that, a control plane that starts would take from proxies what another
+// one gave them, until it has that itself.
+func (l *loop) hold() time.Duration {
+	if l.wanted == nil {
+		return 0
+	}
+	if l.holdUntil.IsZero() {
+		l.holdUntil = time.Now().Add(l.pace.Names)
+		l.catchUp()
+		l.wanted(l.latest, translate.Build(translate.Input{Picture: l.latest, Config: l.cfg, Material: l.material}).Wanted())
+		l.catchUp()
+	}
+	if !l.material.Coming() {
+		return 0
+	}
+	return time.Until(l.holdUntil)
+}

@@ -1,0 +1,97 @@
+package control
+
+import (
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/watcher"
+)
+
+// bringing is a loop with somebody who brings the secret "users", of a service "a" that wants it.
+func bringing(t *testing.T) (c *Control, b *board, s *swarm, asked *[][]secrets.Want) {
+	t.Helper()
+	b = &board{}
+	pace := Pace{Tasks: 30 * time.Millisecond, Structure: 100 * time.Millisecond, MaxStructure: time.Second, Names: 10 * time.Second}
+	cfg := config.ForCollections(nil)
+	cfg.Collections["default"].Networks = []string{"edge"}
+	c = New(cfg, b, pace, slog.New(slog.DiscardHandler))
+	asked = &[][]secrets.Want{}
+	c.OnWanted(func(p *watcher.Picture, w []secrets.Want) {
+		require.NotNil(t, p.Secrets["users"])
+		if *asked = append(*asked, w); len(*asked) == 1 {
+			c.Material(fetched(secrets.Fetched{Coming: map[string]bool{"users": true}}))
+		}
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(t.Context()) }()
+	t.Cleanup(func() { require.NoError(t, <-ended) })
+	s = newSwarm("a")
+	s.p.Services["a"].Labels["com.docker.lb.basic_auth"] = "users"
+	s.p.Secrets = map[string]*watcher.Secret{"users": {ID: "u", Name: "users"}}
+	c.Material(fetched(secrets.Fetched{}))
+	return c, b, s, asked
+}
+
+func fetched(f secrets.Fetched) *secrets.Material {
+	return (*secrets.Material)(nil).WithFetched(map[string]secrets.Fetched{"default": f})
+}
+
+var users = fetched(secrets.Fetched{Content: map[string]secrets.Bytes{"users": secrets.Hide([]byte("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n"))}})
+
+// The first build waits for what is on its way, and no longer than that.
+func TestTheFirstBuildWaitsForWhatIsComing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b, s, asked := bringing(t)
+		c.Update(s.update(watcher.Changes{All: true}))
+		time.Sleep(time.Second)
+		s.task("a", 7)
+		c.Update(s.update(watcher.Changes{Tasks: set("a")}))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Empty(t, b.take())
+		require.False(t, c.Status().Ready)
+		want := []secrets.Want{{Collection: "default", Name: "users"}}
+		require.Equal(t, [][]secrets.Want{want}, *asked)
+
+		c.Material(users)
+		synctest.Wait()
+		require.Contains(t, changed(b.take()), "put routes http")
+		for _, p := range c.Status().Problems {
+			require.NotContains(t, p.Label, "basic_auth", p.Reason)
+		}
+		require.Equal(t, [][]secrets.Want{want, want}, *asked, "and again, for what is in force")
+		c.Update(s.update(watcher.Changes{Tasks: set("a")}))
+		time.Sleep(time.Second)
+		require.Len(t, *asked, 2, "tasks want nothing")
+		s.service("a")
+		s.p.Services["a"].Version = 2
+		c.Update(s.update(watcher.Changes{Services: set("a")}))
+		synctest.Wait()
+		require.Empty(t, (*asked)[2])
+	})
+}
+
+func TestTheFirstBuildDoesNotWaitForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b, s, _ := bringing(t)
+		start := time.Now()
+		c.Update(s.update(watcher.Changes{All: true}))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		ps := b.take()
+		require.NotEmpty(t, ps)
+		require.Equal(t, 10*time.Second, ps[0].at.Sub(start))
+		require.Len(t, c.Status().Problems, 1)
+		require.Contains(t, c.Status().Problems[0].Reason, "the courier is fetching")
+		c.Material(users)
+		synctest.Wait()
+		require.Contains(t, changed(b.take()), "put routes http")
+		require.Empty(t, c.Status().Problems)
+	})
+}
