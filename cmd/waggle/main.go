@@ -80,7 +80,7 @@ Run the control plane:    waggle serve --config waggle.yml`,
 	root.AddCommand(
 		serveCommand(), statusCommand(), labCommand(),
 		lintCommand(), renderCommand(), explainCommand(), diffCommand(), convertCommand(),
-		bootstrapCommand(), envoyCommand(), caCommand(), healthcheckCommand(), versionCommand(), echoCommand(),
+		bootstrapCommand(), envoyCommand(), caCommand(), healthcheckCommand(), versionCommand(), echoCommand(), courierCommand(),
 	)
 	return root
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/secrets/courier"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/filewatch"
 	"github.com/waggle-lb/waggle/xds"
@@ -63,8 +64,12 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 			if err != nil {
 				return errors.Join(err, xdsLis.Close())
 			}
+			couriers, err := listenForCouriers(cfg)
+			if err != nil {
+				return errors.Join(err, xdsLis.Close(), adminLis.Close())
+			}
 			log.Info("serving", "xds", xdsLis.Addr(), "admin", adminLis.Addr(), "source", src.Name(), "collections", len(cfg.Collections))
-			return controlPlane{cfg: cfg, guard: guard, path: path, file: file, source: src, xds: xdsLis, admin: adminLis, log: log}.run(cmd.Context())
+			return controlPlane{cfg: cfg, guard: guard, path: path, file: file, source: src, xds: xdsLis, admin: adminLis, couriers: couriers, log: log}.run(cmd.Context())
 		},
 	}
 }
@@ -105,20 +110,39 @@ type controlPlane struct {
 	file       *filewatch.Watch // of path; nil: nothing to reload
 	guard      *identity.Guard
 	source     watcher.Source
+	local      *secrets.LocalCA // development authority, where it is none of the material's
 	xds, admin net.Listener
+	couriers   net.Listener // nil: there are none
 	log        *slog.Logger
 }
 
-// run serves until ctx ends. It closes both listeners.
+// run serves until ctx ends. It closes the listeners.
 func (p controlPlane) run(ctx context.Context) error {
 	server := xds.New(xds.Options{Guard: p.guard, Logger: p.log, Identifier: replica()})
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
-	disk := secrets.NewWatch(p.cfg, secrets.Options{Log: p.log}, loop.Material)
+	material := loop.Material
+	var brings *courier.Courier
+	if p.couriers != nil {
+		var err error
+		if brings, err = newCourier(p.cfg, loop, p.log); err != nil {
+			return errors.Join(err, p.xds.Close(), p.admin.Close(), p.couriers.Close())
+		}
+		material = brings.Material
+	}
+	disk := secrets.NewWatch(p.cfg, secrets.Options{Log: p.log}, func(m *secrets.Material) {
+		if p.local != nil {
+			m = m.WithLocal(p.local)
+		}
+		material(m)
+	})
 	disk.Look() // no guard is to be missing in what is published first
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if c, ok := p.source.(prometheus.Collector); ok {
 		metrics.MustRegister(c)
+	}
+	if brings != nil {
+		metrics.MustRegister(brings)
 	}
 	handler := admin.Handler(admin.Options{
 		Address: p.admin.Addr().String(), Token: p.cfg.Admin.Token, Metrics: metrics, API: p.newAPI(loop, server),
@@ -140,6 +164,9 @@ func (p controlPlane) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return server.Serve(ctx, p.xds) })
 	g.Go(func() error { p.guard.Run(ctx); return nil })
+	if brings != nil {
+		g.Go(func() error { return brings.Run(ctx, p.couriers) })
+	}
 	g.Go(func() error { return admin.Serve(ctx, p.admin, handler) })
 	if p.file != nil {
 		g.Go(func() error { return reload(ctx, p.path, p.file, p.cfg, loop, disk, p.log) })
