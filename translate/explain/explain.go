@@ -4,6 +4,7 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -36,14 +37,16 @@ const (
 
 // Answer is what becomes of a request.
 type Answer struct {
-	Collection string   `json:"collection"`
-	Request    Asked    `json:"request"`
-	Virtual    string   `json:"virtual_host"`
-	Route      string   `json:"route"`
-	Service    string   `json:"service"`
-	Cluster    string   `json:"cluster"`
-	Endpoints  []Target `json:"endpoints"`
-	Action     Action   `json:"action"`
+	Collection string `json:"collection"`
+	Request    Asked  `json:"request"`
+	Virtual    string `json:"virtual_host"`
+	Route      string `json:"route"`
+	// Certificate is the secret with which the connection is served; "" without TLS.
+	Certificate string   `json:"certificate,omitempty"`
+	Service     string   `json:"service"`
+	Cluster     string   `json:"cluster"`
+	Endpoints   []Target `json:"endpoints"`
+	Action      Action   `json:"action"`
 	// Status is the proxy's own; 0 where the task answers.
 	Status int `json:"status"`
 	// Reason is the x-waggle-reason of an answer that the proxy makes itself.
@@ -108,13 +111,21 @@ func Explain(res translate.Resources, req Request, problems []translate.Problem)
 		return a, nil
 	}
 
-	w, err := listenerFor(res, q.scheme)
+	w, listens, err := wayFor(res, q)
 	if err != nil {
 		return nil, err
 	}
 	if w == nil {
-		a.reject(0, "", fmt.Sprintf("no listener of collection %s serves %s: the connection is refused", req.Collection, q.scheme))
+		if listens {
+			a.reject(0, "", fmt.Sprintf("no certificate of collection %s is for %s: the handshake is refused", req.Collection, cmp.Or(q.server, "connections that name no host")))
+		} else {
+			a.reject(0, "", fmt.Sprintf("no listener of collection %s serves %s: the connection is refused", req.Collection, q.scheme))
+		}
+		a.because(certificateTroubles(problems, req.Collection)...)
 		return a, nil
+	}
+	if goesOn, err := a.connect(res, q, w); err != nil || !goesOn {
+		return a, err
 	}
 	if !a.normalise(q, w) {
 		return a, nil

@@ -2,54 +2,17 @@ package explain
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waggle-lb/waggle/translate"
 )
-
-// way is how a request comes in: the connection manager that takes it.
-type way struct {
-	port    uint32
-	manager *hcmv3.HttpConnectionManager
-	table   string // the name of its route configuration
-}
-
-// listenerFor finds the listener that serves a scheme, nil if none does. HTTPS is
-// what has a transport socket.
-func listenerFor(res translate.Resources, scheme string) (*way, error) {
-	for _, name := range slices.Sorted(maps.Keys(res[translate.Listener])) {
-		l, ok := res[translate.Listener][name].Message.(*listenerv3.Listener)
-		if !ok {
-			return nil, fmt.Errorf("listener %q is not one", name)
-		}
-		for _, chain := range l.GetFilterChains() {
-			if (chain.GetTransportSocket() != nil) != (scheme == "https") {
-				continue
-			}
-			for _, f := range chain.GetFilters() {
-				m := &hcmv3.HttpConnectionManager{}
-				if !f.GetTypedConfig().MessageIs(m) {
-					continue
-				}
-				if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
-					return nil, fmt.Errorf("listener %q: read its connection manager: %w", name, err)
-				}
-				return &way{port: l.GetAddress().GetSocketAddress().GetPortValue(), manager: m, table: m.GetRds().GetRouteConfigName()}, nil
-			}
-		}
-	}
-	return nil, nil
-}
 
 // routeTable finds a route configuration, nil if there is none of that name.
 func routeTable(res translate.Resources, name string) (*routev3.RouteConfiguration, error) {

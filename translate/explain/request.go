@@ -13,6 +13,7 @@ type request struct {
 	method string
 	url    string // as asked
 	scheme string
+	server string // what the handshake of TLS names
 	host   string // as the client sends it, port included
 	path   string // with the query; normalised once the listener has seen it
 	header http.Header
@@ -55,6 +56,9 @@ func parse(r Request) (*request, error) {
 		q.notes = append(q.notes, "the name before @ does not choose the route")
 	}
 	q.path = path
+	if sent, err := ascii(authority); err == nil {
+		q.server = serverName(sent)
+	}
 	for name, values := range r.Header {
 		if strings.ContainsFunc(name, func(c rune) bool { return !tokenChar(c) }) || name == "" {
 			return nil, fmt.Errorf("%q is not the name of a header: write 'Name: value'", name)
