@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"maps"
+	"time"
 
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -46,6 +47,9 @@ type Fetched struct {
 	Content map[string]Bytes
 	Failed  map[string]string // why it could not bring them
 	Coming  map[string]bool   // it is about to bring them
+	// At is when the newest of Content came: what is valid since a moment ago, when
+	// the rest of the material was read, is valid then.
+	At time.Time
 }
 
 // WithFetched is m with what a courier has for each collection. What is mounted holds.
@@ -68,6 +72,9 @@ func (m *Material) WithFetched(fetched map[string]Fetched) *Material {
 		maps.Copy(items, s.secrets)
 		s.secrets, s.failed, s.coming = items, f.Failed, f.Coming
 		all.shelves[collection] = s
+		if !all.at.IsZero() && f.At.After(all.at) {
+			all.at = f.At
+		}
 	}
 	return all
 }

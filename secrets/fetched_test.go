@@ -3,6 +3,7 @@ package secrets
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -85,6 +86,19 @@ func TestWhatIsMountedHolds(t *testing.T) {
 		require.Equal(t, want, string(i.Data.Reveal()))
 	}
 	require.Len(t, disk.shelves["dev"].secrets, 1, "what it was made of stays as it is")
+}
+
+// A certificate is made, put into a secret and fetched: it is valid by then, whenever
+// the rest was read.
+func TestDatesCountAsOfTheArrival(t *testing.T) {
+	early := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	disk := Of(nil)
+	with := func(at time.Time) *Material { return disk.WithFetched(map[string]Fetched{"dev": {At: at}}) }
+	require.Zero(t, with(early).At(), "dates do not count")
+	disk.at = early
+	require.Equal(t, early.Add(time.Hour), with(early.Add(time.Hour)).At())
+	require.Equal(t, early, with(early.Add(-time.Hour)).At())
+	require.Equal(t, early, with(time.Time{}).At())
 }
 
 func TestFetchedIsCompared(t *testing.T) {

@@ -117,8 +117,9 @@ type parcel struct {
 	id, name, collection string
 
 	content  secrets.Bytes
-	here     bool // content is there
-	underway bool // a job is to bring it
+	here     bool      // content is there
+	at       time.Time // since when
+	underway bool      // a job is to bring it
 	failed   string
 	failures int
 	next     time.Time // not to be tried again before
@@ -191,6 +192,10 @@ func (c *Courier) tell() {
 		switch {
 		case p.here:
 			f.Content[p.name] = p.content
+			if p.at.After(f.At) {
+				f.At = p.at
+				fetched[p.collection] = f
+			}
 		case p.failed != "":
 			f.Failed[p.name] = "the courier could not fetch it: " + p.failed
 		default:
@@ -316,7 +321,7 @@ func (c *Courier) settle(ctx context.Context, batch []*parcel, got map[string]se
 	for _, p := range batch {
 		p.underway = false
 		if content, ok := got[p.id]; ok {
-			p.content, p.here, p.failed = content, true, ""
+			p.content, p.here, p.at, p.failed = content, true, time.Now(), ""
 			continue
 		}
 		p.failed = "it was not delivered"
