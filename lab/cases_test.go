@@ -1,12 +1,16 @@
 package lab
 
 import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab/echo"
 	"github.com/waggle-lb/waggle/translate/cases"
+	"github.com/waggle-lb/waggle/translate/cases/certs"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
 )
@@ -37,7 +42,7 @@ func TestCases(t *testing.T) {
 				plain = append(plain, c)
 			}
 		}
-		b.apply(t, deployed(t, plain...))
+		b.apply(t, deployed(t, certificates(t, plain...), plain...))
 		for _, c := range plain {
 			t.Run(c.Name, func(t *testing.T) { b.holds(t, c) })
 		}
@@ -45,20 +50,40 @@ func TestCases(t *testing.T) {
 	for _, c := range all {
 		if len(c.Config) > 0 {
 			t.Run(c.Name, func(t *testing.T) {
-				b := benchFor(t, configOf(t, c))
-				b.apply(t, deployed(t, c))
+				at := certificates(t, c)
+				b := benchFor(t, configOf(t, c, at[c.Name].dir))
+				b.apply(t, deployed(t, at, c))
 				b.holds(t, c)
 			})
 		}
 	}
 }
 
+// shelf is where the certificates of a case are.
+type shelf struct {
+	dir string
+	env map[string]string
+}
+
+// certificates makes those of each case, by its name.
+func certificates(t *testing.T, all ...cases.Case) map[string]shelf {
+	t.Helper()
+	at := map[string]shelf{}
+	for _, c := range all {
+		dir := t.TempDir()
+		_, env, err := certs.For(c, dir)
+		require.NoError(t, err)
+		at[c.Name] = shelf{dir, env}
+	}
+	return at
+}
+
 // deployed is what runs when all cases are deployed.
-func deployed(t *testing.T, all ...cases.Case) *watcher.Picture {
+func deployed(t *testing.T, at map[string]shelf, all ...cases.Case) *watcher.Picture {
 	t.Helper()
 	var whole *watcher.Picture
 	for _, c := range all {
-		p, findings, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack})
+		p, findings, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack, Env: at[c.Name].env})
 		require.NoError(t, err, c.Name)
 		for _, f := range findings {
 			require.NotEqual(t, stackfile.Error, f.Severity, "%s: %s", c.Name, f)
@@ -75,10 +100,10 @@ func deployed(t *testing.T, all ...cases.Case) *watcher.Picture {
 	return whole
 }
 
-// configOf is the configuration that a case asks for.
-func configOf(t *testing.T, c cases.Case) *config.Config {
+// configOf is the configuration that a case asks for, with its certificates in a directory.
+func configOf(t *testing.T, c cases.Case, dir string) *config.Config {
 	t.Helper()
-	collection := maps.Clone(c.Config)
+	collection := c.ConfigIn(dir)
 	collection["default"] = true
 	raw, err := yaml.Marshal(map[string]any{"collections": map[string]any{"default": collection}})
 	require.NoError(t, err)
@@ -122,7 +147,11 @@ func (b *bench) gives(t require.TestingT, c cases.Case, r cases.Request) {
 	if r.Body != "" {
 		body = strings.NewReader(r.Body)
 	}
-	req, err := http.NewRequest(r.Method(), "http://"+b.proxy("default")+"/", body)
+	addr := b.proxy("default")
+	if u.Scheme == "https" {
+		addr = b.secure("default")
+	}
+	req, err := http.NewRequest(r.Method(), u.Scheme+"://"+addr+"/", body)
 	require.NoError(t, err)
 	req.Host = u.Host
 	// The path as it is written, unnormalised.
@@ -133,13 +162,20 @@ func (b *bench) gives(t require.TestingT, c cases.Case, r cases.Request) {
 	for name, value := range r.Headers {
 		req.Header.Set(name, value)
 	}
+	tr := transportFor(t, c, r, u.Hostname())
+	defer tr.CloseIdleConnections()
 	client := http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true},
+		Transport:     tr,
 		Timeout:       30 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	res, err := client.Do(req)
-	require.NoError(t, err)
+	if r.Gives.Refused {
+		require.Error(t, err, "%s: is refused, and was answered %+v", r.Ask, res)
+		require.False(t, os.IsTimeout(err), "%s: is refused at once, not: %v", r.Ask, err)
+		return
+	}
+	require.NoError(t, err, r.Ask)
 	defer res.Body.Close()
 	raw, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
@@ -158,21 +194,85 @@ func (b *bench) gives(t require.TestingT, c cases.Case, r cases.Request) {
 		require.Equal(t, strings.TrimSpace(want.Body), strings.TrimSpace(string(raw)), say)
 	}
 	compareHeaders(t, want.Headers, res.Header, say)
+	if want.Protocol != "" {
+		require.Equal(t, want.Protocol, res.Proto, say)
+	}
+	if u.Scheme == "https" {
+		require.NotNil(t, res.TLS)
+		if want.TLS != "" {
+			require.Equal(t, want.TLS, strings.TrimPrefix(tls.VersionName(res.TLS.Version), "TLS "), say)
+		}
+		if want.Certificate != nil {
+			require.Equal(t, want.Certificate, res.TLS.PeerCertificates[0].DNSNames, say)
+		}
+	}
 
 	seen := want.Seen
-	if seen.Method+seen.Host+seen.Path+seen.Query == "" && len(seen.Headers) == 0 {
+	if !seen.Any() {
 		return
 	}
 	var at echo.Answer
 	require.NoError(t, json.Unmarshal(raw, &at), say)
+	version, name := "none", "none"
+	if at.TLS != nil {
+		version, name = at.TLS.Version, cmp.Or(at.TLS.ServerName, name)
+	}
 	for _, f := range []struct{ what, want, got string }{
 		{"method", seen.Method, at.Method}, {"host", seen.Host, at.Host}, {"path", seen.Path, at.Path}, {"query", seen.Query, at.Query},
+		{"version of TLS", seen.TLS, version}, {"server name", seen.ServerName, name}, {"protocol", seen.Protocol, at.Protocol},
 	} {
 		if f.want != "" {
 			require.Equal(t, f.want, f.got, "the %s that reached the task: %s", f.what, say)
 		}
 	}
 	compareHeaders(t, seen.Headers, at.Headers, say)
+}
+
+// transportFor is how the client of a request speaks.
+func transportFor(t require.TestingT, c cases.Case, r cases.Request, host string) *http.Transport {
+	made, err := certs.Make(c.Certs)
+	require.NoError(t, err)
+	own := &tls.Config{ServerName: cmp.Or(r.SNI, host)}
+	if r.Trust == "none" || r.SNI == "none" {
+		own.InsecureSkipVerify = true
+	}
+	if r.SNI == "none" { // and Go takes no other word for it than an address
+		own.ServerName = loopback
+	}
+	if r.Trust != "none" {
+		pool, err := made.Pool(cmp.Or(r.Trust, certs.Local))
+		require.NoError(t, err)
+		own.RootCAs = pool
+		if r.SNI != "" { // the certificate is for whom the client wants to reach
+			own.InsecureSkipVerify = true
+			own.VerifyConnection = func(s tls.ConnectionState) error {
+				between := x509.NewCertPool()
+				for _, c := range s.PeerCertificates[1:] {
+					between.AddCert(c)
+				}
+				_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: pool, Intermediates: between})
+				return err
+			}
+		}
+	}
+	if r.ClientCert != "" {
+		cert, err := made.Certificate(r.ClientCert)
+		require.NoError(t, err)
+		own.Certificates = []tls.Certificate{cert}
+	}
+	switch r.TLS {
+	case "":
+	case "1.2":
+		own.MaxVersion = tls.VersionTLS12
+	case "1.3":
+		own.MinVersion = tls.VersionTLS13
+	default:
+		require.Fail(t, "there is no version "+r.TLS)
+	}
+	var speaks http.Protocols
+	speaks.SetHTTP1(r.Protocol != "h2")
+	speaks.SetHTTP2(r.Protocol != "http1")
+	return &http.Transport{DisableKeepAlives: true, DisableCompression: true, TLSClientConfig: own, Protocols: &speaks}
 }
 
 func compareHeaders(t require.TestingT, want map[string]string, got http.Header, say string) {

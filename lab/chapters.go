@@ -28,7 +28,7 @@ func (s *story) everywhere(do func(env string) error) error {
 func (s *story) everythingAnswers(ctx context.Context, st *step) error {
 	m := s.traffic.mark()
 	for _, r := range s.rows() {
-		got, err := ask(ctx, r.addr, r.host, r.path)
+		got, err := s.ask(ctx, r, r.host)
 		if err != nil {
 			return err
 		}

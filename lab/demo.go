@@ -2,6 +2,8 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"embed"
 	"fmt"
 	"maps"
@@ -10,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/waggle-lb/waggle/lab/load"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
 )
@@ -89,18 +92,25 @@ func pirateSpec(env string) *watcher.Service {
 	}
 }
 
-// demoLoad asks every service of the demo in one collection, rate times a second.
-func demoLoad(env, addr string, rate float64) []load.Target {
-	_, port := splitPort(addr)
-	target := func(name, host, path string, share float64, services ...string) load.Target {
-		return load.Target{
-			Name: env + " " + name, URL: "http://" + addr + path, Host: host + "." + env + ".localhost:" + port,
+// demoLoad asks every service of the demo in one collection, rate times a second, and
+// the shop's over TLS, too.
+func demoLoad(env string, a addresses, ca *secrets.LocalCA, rate float64) []load.Target {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.Root())
+	target := func(name string, at address, host, path string, share float64, services ...string) load.Target {
+		t := load.Target{
+			Name: env + " " + name, URL: "http://" + at.String() + path, Host: fmt.Sprintf("%s.%s.localhost:%d", host, env, at.port),
 			Rate: rate * share, Timeout: loadTimeout, MaxInFlight: 3000, Expect: load.Service(services...),
 		}
+		if at == a.https {
+			t.URL, t.TLS = "https://"+at.String()+path, &tls.Config{RootCAs: roots}
+		}
+		return t
 	}
 	return []load.Target{
-		target("web", "shop", "/", 0.5, web(env), canary(env)),
-		target("api", "shop", "/api/items", 0.25, api(env)),
-		target("blog", "blog", "/", 0.25, blog(env)),
+		target("web", a.http, "shop", "/", 0.35, web(env), canary(env)),
+		target("web over TLS", a.https, "shop", "/", 0.15, web(env), canary(env)),
+		target("api", a.http, "shop", "/api/items", 0.25, api(env)),
+		target("blog", a.http, "blog", "/", 0.25, blog(env)),
 	}
 }

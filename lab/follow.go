@@ -113,7 +113,11 @@ func (l *lab) tryAll(ctx context.Context) error {
 		if host == "*" {
 			host = "anything.example.com"
 		}
-		got, err := ask(ctx, r.addr, host, r.path)
+		if r.client {
+			fmt.Fprintf(l.progress, "- %s: asks for a certificate of the client, and the lab has none\n", r.url())
+			continue
+		}
+		got, err := l.ask(ctx, r, host)
 		switch {
 		case err != nil:
 			fmt.Fprintf(l.progress, "✗ %s: %v\n", r.url(), err)

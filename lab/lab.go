@@ -9,9 +9,11 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab/envoy"
@@ -26,10 +28,11 @@ import (
 // Any other error means that the lab could not run.
 var ErrStory = errors.New("the lab's story failed")
 
-// ControlPlane starts a control plane that reads what runs from src, serves proxies
-// on xds, which it owns, and its API on the address api. It returns once proxies can
-// connect. stop ends it and cuts its connections; whatever it knew is gone with it.
-type ControlPlane func(ctx context.Context, src watcher.Source, cfg *config.Config, xds net.Listener, api string) (stop func(), err error)
+// ControlPlane starts a control plane that reads what runs from src, issues development
+// certificates by ca, serves proxies on xds, which it owns, and its API on the address
+// api. It returns once proxies can connect. stop ends it and cuts its connections;
+// whatever it knew is gone with it.
+type ControlPlane func(ctx context.Context, src watcher.Source, cfg *config.Config, ca *secrets.LocalCA, xds net.Listener, api string) (stop func(), err error)
 
 // Options say what the lab runs.
 type Options struct {
@@ -61,6 +64,8 @@ type lab struct {
 	addresses []addresses
 	api       string
 	src       *Source
+	authority *secrets.LocalCA // of tls: local, and of the tasks' certificates
+	root      string           // file with its root
 	plane     *plane
 	fleet     fleet
 	files     *stackfile.Source // nil in the demo
@@ -98,10 +103,18 @@ func Run(ctx context.Context, o Options) error {
 
 	l.src = NewSource(o.Timing, l.cfg.LabelPrefixes, operatorPorts(l.cfg)...)
 	defer l.src.Close()
+	if l.authority, err = newAuthority(time.Now()); err != nil {
+		return fmt.Errorf("make the lab's authority: %w", err)
+	}
+	l.root = filepath.Join(dir, "local-ca.pem")
+	if err := writeRoot(l.authority, l.root); err != nil {
+		return err
+	}
+	l.src.Secure(l.authority)
 	if err := l.src.Apply(picture); err != nil {
 		return err
 	}
-	if l.plane, err = startPlane(ctx, o.ControlPlane, l.src, l.cfg, l.api); err != nil {
+	if l.plane, err = startPlane(ctx, o.ControlPlane, l.src, l.cfg, l.authority, l.api); err != nil {
 		return err
 	}
 	defer l.plane.kill()
@@ -264,5 +277,5 @@ func operatorPorts(cfg *config.Config) []uint32 {
 func (l *lab) built() *translate.Builder {
 	p := l.src.Picture()
 	material, _ := secrets.OfFiles(l.cfg, p) // the control plane tells what it cannot read
-	return translate.Build(translate.Input{Picture: p, Config: l.cfg, Material: material})
+	return translate.Build(translate.Input{Picture: p, Config: l.cfg, Material: material.WithLocal(l.authority)})
 }

@@ -28,12 +28,12 @@ import (
 )
 
 // inProcess is a whole control plane without its API, as cmd/waggle puts one together.
-func inProcess(ctx context.Context, src watcher.Source, cfg *config.Config, lis net.Listener, _ string) (func(), error) {
+func inProcess(ctx context.Context, src watcher.Source, cfg *config.Config, ca *secrets.LocalCA, lis net.Listener, _ string) (func(), error) {
 	ctx, cancel := context.WithCancel(ctx)
 	log := slog.New(slog.DiscardHandler)
 	server := xds.New(xds.Options{Guard: identity.Insecure(), Logger: log})
 	loop := control.New(cfg, server, control.DefaultPace, log)
-	disk := secrets.NewWatch(cfg, secrets.Options{Log: log}, loop.Material)
+	disk := secrets.NewWatch(cfg, secrets.Options{Log: log}, func(m *secrets.Material) { loop.Material(m.WithLocal(ca)) })
 	disk.Look()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = loop.Run(ctx) })
@@ -246,7 +246,7 @@ func TestWhatCannotRunIsSaidInOneSentence(t *testing.T) {
 			t.Setenv("ENVOY", os.Getenv("ENVOY"))
 			var out, progress syncBuffer
 			o := freeOptions(&out, &progress)
-			o.ControlPlane = func(context.Context, watcher.Source, *config.Config, net.Listener, string) (func(), error) {
+			o.ControlPlane = func(context.Context, watcher.Source, *config.Config, *secrets.LocalCA, net.Listener, string) (func(), error) {
 				started = true
 				return nil, errors.New("not in this test")
 			}
@@ -267,7 +267,7 @@ func TestWhatCannotRunIsSaidInOneSentence(t *testing.T) {
 func TestAControlPlaneThatDoesNotStart(t *testing.T) {
 	var out, progress syncBuffer
 	o := freeOptions(&out, &progress)
-	o.ControlPlane = func(context.Context, watcher.Source, *config.Config, net.Listener, string) (func(), error) {
+	o.ControlPlane = func(context.Context, watcher.Source, *config.Config, *secrets.LocalCA, net.Listener, string) (func(), error) {
 		return nil, errors.New("no luck")
 	}
 	require.ErrorContains(t, Run(t.Context(), o), "start the control plane: no luck")

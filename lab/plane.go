@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -15,6 +16,7 @@ type plane struct {
 	start   ControlPlane
 	src     watcher.Source
 	cfg     *config.Config
+	ca      *secrets.LocalCA
 	address string // of xDS
 	api     string
 
@@ -23,8 +25,8 @@ type plane struct {
 }
 
 // startPlane starts a control plane on a free port.
-func startPlane(ctx context.Context, start ControlPlane, src watcher.Source, cfg *config.Config, api string) (*plane, error) {
-	p := &plane{start: start, src: src, cfg: cfg, address: net.JoinHostPort(loopback, "0"), api: api}
+func startPlane(ctx context.Context, start ControlPlane, src watcher.Source, cfg *config.Config, ca *secrets.LocalCA, api string) (*plane, error) {
+	p := &plane{start: start, src: src, cfg: cfg, ca: ca, address: net.JoinHostPort(loopback, "0"), api: api}
 	return p, p.again(ctx)
 }
 
@@ -38,7 +40,7 @@ func (p *plane) again(ctx context.Context) error {
 	cfg := *p.cfg
 	cfg.XDS.Address = p.address
 	p.lis = &cuttable{Listener: lis, conns: map[net.Conn]struct{}{}}
-	if p.stop, err = p.start(ctx, p.src, &cfg, p.lis, p.api); err != nil {
+	if p.stop, err = p.start(ctx, p.src, &cfg, p.ca, p.lis, p.api); err != nil {
 		_ = lis.Close()
 		return fmt.Errorf("start the control plane: %w", err)
 	}

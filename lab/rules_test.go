@@ -22,6 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab/echo"
 	"github.com/waggle-lb/waggle/lab/envoy"
+	"github.com/waggle-lb/waggle/translate/cases/certs"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
@@ -289,7 +290,12 @@ func benchFor(t *testing.T, cfg *config.Config) *bench {
 	timing.Warning = 200 * time.Millisecond // by then any proxy has heard that a task leaves
 	l.src = NewSource(timing, l.cfg.LabelPrefixes, operatorPorts(l.cfg)...)
 	t.Cleanup(l.src.Close)
-	l.plane, err = startPlane(t.Context(), inProcess, l.src, l.cfg, l.api)
+	made, err := certs.Make(nil)
+	require.NoError(t, err)
+	l.authority, err = made.Authority()
+	require.NoError(t, err)
+	l.src.Secure(l.authority)
+	l.plane, err = startPlane(t.Context(), inProcess, l.src, l.cfg, l.authority, l.api)
 	require.NoError(t, err)
 	t.Cleanup(l.plane.kill)
 	l.fleet, err = startFleet(t.Context(), binary, t.TempDir(), l.plane.address, l.addresses)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -56,6 +57,8 @@ type Source struct {
 	changes  watcher.Changes // since the last Update
 	wake     chan struct{}
 	serial   int // of tasks
+	// authority issues the certificates of tasks; nil: they speak no TLS.
+	authority *secrets.LocalCA
 }
 
 // service is what the lab runs for one service.

@@ -40,7 +40,7 @@ func (l *lab) tellStory(ctx context.Context) error {
 	if err := l.announce(); err != nil {
 		return err
 	}
-	traffic, err := startTraffic(ctx, l.addresses, l.o.Rate)
+	traffic, err := startTraffic(ctx, l.addresses, l.authority, l.o.Rate)
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (s *story) summary(total load.Report, took time.Duration) {
 
 // stay prints the table again, for the visitor.
 func (s *story) stay() error {
-	if err := printTable(s.out, s.rows()); err != nil {
+	if err := s.printTable(s.out); err != nil {
 		return err
 	}
 	fmt.Fprintf(s.out, "Everything stays up: try the lines above. Ctrl-C ends it.\n")
@@ -186,6 +186,16 @@ func (l *lab) proxy(collection string) string {
 	for _, a := range l.addresses {
 		if a.collection == collection {
 			return a.http.String()
+		}
+	}
+	return ""
+}
+
+// secure is where a collection is asked over TLS.
+func (l *lab) secure(collection string) string {
+	for _, a := range l.addresses {
+		if a.collection == collection {
+			return a.https.String()
 		}
 	}
 	return ""

@@ -14,6 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab/envoy"
 	"github.com/waggle-lb/waggle/lab/load"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -74,13 +75,13 @@ func TestSendingAgainIsFoundOut(t *testing.T) {
 	binary, err := envoy.Find()
 	require.NoError(t, err)
 	starts := 0
-	forgetful := func(ctx context.Context, src watcher.Source, cfg *config.Config, lis net.Listener, api string) (func(), error) {
+	forgetful := func(ctx context.Context, src watcher.Source, cfg *config.Config, ca *secrets.LocalCA, lis net.Listener, api string) (func(), error) {
 		if starts++; starts > 1 {
 			for _, c := range cfg.Collections {
 				c.AccessLog = true
 			}
 		}
-		return inProcess(ctx, src, cfg, lis, api)
+		return inProcess(ctx, src, cfg, ca, lis, api)
 	}
 	l := &lab{o: Options{API: "127.0.0.1:0", Rate: 60, ControlPlane: forgetful}}
 	p, err := l.read(t.Context(), t.TempDir())
@@ -89,13 +90,15 @@ func TestSendingAgainIsFoundOut(t *testing.T) {
 	l.src = NewSource(quick, l.cfg.LabelPrefixes)
 	t.Cleanup(l.src.Close)
 	require.NoError(t, l.src.Apply(p))
-	l.plane, err = startPlane(t.Context(), l.o.ControlPlane, l.src, l.cfg, l.api)
+	ca, err := newAuthority(time.Now())
+	require.NoError(t, err)
+	l.plane, err = startPlane(t.Context(), l.o.ControlPlane, l.src, l.cfg, ca, l.api)
 	require.NoError(t, err)
 	t.Cleanup(l.plane.kill)
 	l.fleet, err = startFleet(t.Context(), binary, t.TempDir(), l.plane.address, l.addresses)
 	require.NoError(t, err)
 	t.Cleanup(l.fleet.stop)
-	traffic, err := startTraffic(t.Context(), l.addresses, l.o.Rate)
+	traffic, err := startTraffic(t.Context(), l.addresses, ca, l.o.Rate)
 	require.NoError(t, err)
 	t.Cleanup(traffic.stop)
 	s := &story{lab: l, traffic: traffic}

@@ -20,27 +20,41 @@ type row struct {
 	host, path string
 	services   []string // who may answer
 	addr       string   // of the proxy
+	tls        bool
+	root       string // over TLS: file with who is to be trusted
+	client     bool   // over TLS: who asks must show a certificate
 }
 
 func (r row) url() string {
+	scheme := "http"
+	if r.tls {
+		scheme = "https"
+	}
 	if r.host == "*" {
-		return "http://" + r.addr + r.path
+		return scheme + "://" + r.addr + r.path
 	}
 	_, port, _ := strings.Cut(r.addr, ":")
-	return "http://" + r.host + ":" + port + r.path
+	return scheme + "://" + r.host + ":" + port + r.path
 }
 
 // try is a command that can be pasted. curl finds names under .localhost by itself;
 // for any other it is told.
 func (r row) try() string {
+	curl := "curl "
+	if r.tls {
+		curl += "--cacert " + r.root + " "
+	}
+	if r.client {
+		curl += "--cert CERT --key KEY "
+	}
 	switch {
 	case r.host == "*":
-		return "curl -H 'Host: anything.example.com' http://" + r.addr + r.path
+		return curl + "-H 'Host: anything.example.com' " + r.url()
 	case r.host == "localhost", strings.HasSuffix(r.host, ".localhost"):
-		return "curl " + r.url()
+		return curl + r.url()
 	default:
 		_, port, _ := strings.Cut(r.addr, ":")
-		return fmt.Sprintf("curl --resolve %s:%s:%s %s", r.host, port, loopback, r.url())
+		return fmt.Sprintf("%s--resolve %s:%s:%s %s", curl, r.host, port, loopback, r.url())
 	}
 }
 
@@ -51,6 +65,9 @@ func (l *lab) rows() []row {
 	for _, a := range l.addresses {
 		for _, r := range routesOf(built.Resources(a.collection)) {
 			r.collection, r.addr = a.collection, a.http.String()
+			if r.tls {
+				r.addr, r.root = a.https.String(), l.root
+			}
 			if suffix, ok := strings.CutPrefix(r.host, "*."); ok {
 				r.host = "any." + suffix
 			}
@@ -60,7 +77,8 @@ func (l *lab) rows() []row {
 	return rows
 }
 
-// routesOf are the routes of a collection that lead to services, by host, longest path first.
+// routesOf are the routes of a collection that lead to services, by host, longest path
+// first, those over TLS after the plain ones.
 func routesOf(res translate.Resources) []row {
 	var rows []row
 	for _, table := range res[translate.Routes] {
@@ -68,22 +86,33 @@ func routesOf(res translate.Resources) []row {
 		if !ok {
 			continue
 		}
+		// "http", "https" and, of hosts with a profile, "https-…".
+		secure, profile := strings.HasPrefix(rc.Name, "https"), strings.TrimPrefix(rc.Name, "https")
+		client := secure && strings.Contains(profile, "-ca-")
 		for _, vh := range rc.VirtualHosts {
 			if len(vh.Domains) == 0 {
 				continue
 			}
 			for _, route := range vh.Routes {
 				services := servicesOf(route.GetRoute())
-				r := row{host: vh.Domains[0], path: pathOf(route.Match), services: services}
+				r := row{host: vh.Domains[0], path: pathOf(route.Match), services: services, tls: secure, client: client}
 				if len(services) > 0 && !slices.ContainsFunc(rows, func(o row) bool {
-					return o.host == r.host && o.path == r.path
+					return o.host == r.host && o.path == r.path && o.tls == r.tls
 				}) {
 					rows = append(rows, r)
 				}
 			}
 		}
 	}
-	slices.SortFunc(rows, func(a, b row) int { return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(a.path, b.path)) })
+	secure := func(r row) int {
+		if r.tls {
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(a.host, b.host), cmp.Compare(secure(a), secure(b)), cmp.Compare(a.path, b.path))
+	})
 	return rows
 }
 
@@ -120,7 +149,7 @@ func (l *lab) announce() error {
 	if l.o.Format == "json" {
 		return l.readyLine()
 	}
-	return printTable(l.o.Stdout, l.rows())
+	return l.printTable(l.o.Stdout)
 }
 
 // readyLine is the one line of --format json.
@@ -138,7 +167,8 @@ func (l *lab) readyLine() error {
 		Ready       bool             `json:"ready"`
 		API         string           `json:"api"`
 		Collections map[string]ports `json:"collections"`
-	}{true, l.api, collections})
+		CA          string           `json:"ca"` // file: who is to be trusted over TLS
+	}{true, l.api, collections, l.root})
 	if err != nil {
 		return fmt.Errorf("write the ready line: %w", err)
 	}
@@ -146,7 +176,9 @@ func (l *lab) readyLine() error {
 	return err
 }
 
-func printTable(out io.Writer, rows []row) error {
+// printTable shows what can be tried.
+func (l *lab) printTable(out io.Writer) error {
+	rows := l.rows()
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "\nCOLLECTION\tURL\tSERVICE\tTRY")
 	last := ""
@@ -159,5 +191,18 @@ func printTable(out io.Writer, rows []row) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", name, r.url(), strings.Join(r.services, ", "), r.try())
 	}
 	fmt.Fprintln(w)
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	var secure []string
+	for _, a := range l.addresses {
+		if slices.ContainsFunc(rows, func(r row) bool { return r.tls && r.collection == a.collection }) {
+			secure = append(secure, a.collection+" at "+a.https.String())
+		}
+	}
+	if len(secure) > 0 {
+		fmt.Fprintf(out, "HTTPS: %s. The lab's certificates, also those of its tasks, are of an authority that ends with it:\n"+
+			"trust %s (curl --cacert), in a browser for this session alone.\n\n", strings.Join(secure, ", "), l.root)
+	}
+	return nil
 }

@@ -201,7 +201,7 @@ func (s *Source) service(id string) (*service, error) {
 func (s *Source) start(svc *service, slot int) error {
 	s.mu.Lock()
 	s.serial++
-	spec, ports := svc.spec, svc.ports
+	spec, ports, secure := svc.spec, svc.ports, s.tlsOf(svc)
 	told := &watcher.Task{
 		ID: fmt.Sprintf("%s.%d.%d", spec.ID, slot, s.serial), ServiceID: spec.ID, NodeID: nodeNames[(slot-1)%len(nodeNames)],
 		Slot: slot, State: watcher.Running, Desired: watcher.Running,
@@ -213,7 +213,7 @@ func (s *Source) start(svc *service, slot int) error {
 
 	t := &task{told: told}
 	for _, p := range ports {
-		published, err := t.listen(p, echo.Options{Service: spec.Name, Task: taskName(spec, told)})
+		published, err := t.listen(p, echo.Options{Service: spec.Name, Task: taskName(spec, told), TLS: secure})
 		if err != nil {
 			t.kill()
 			return fmt.Errorf("start task %s: %w", taskName(spec, told), err)

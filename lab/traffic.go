@@ -2,6 +2,8 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/lab/load"
+	"github.com/waggle-lb/waggle/secrets"
 )
 
 // loadTimeout is when the demo's load gives a request up. It is long: on a machine
@@ -21,10 +24,10 @@ type traffic struct {
 	runs map[string][]*load.Run // by collection
 }
 
-func startTraffic(ctx context.Context, all []addresses, rate float64) (*traffic, error) {
+func startTraffic(ctx context.Context, all []addresses, ca *secrets.LocalCA, rate float64) (*traffic, error) {
 	t := &traffic{runs: map[string][]*load.Run{}}
 	for _, a := range all {
-		for _, target := range demoLoad(a.collection, a.http.String(), rate) {
+		for _, target := range demoLoad(a.collection, a, ca, rate) {
 			r, err := load.Start(ctx, target)
 			if err != nil {
 				t.stop()
@@ -89,17 +92,31 @@ func (r reply) String() string {
 
 // ask sends one GET to a proxy, on a connection of its own.
 func ask(ctx context.Context, addr, host, path string) (reply, error) {
+	return askURL(ctx, &http.Transport{DisableKeepAlives: true}, "http://"+addr+path, host)
+}
+
+// ask sends one GET to what a row of the table shows.
+func (l *lab) ask(ctx context.Context, r row, host string) (reply, error) {
+	if !r.tls {
+		return ask(ctx, r.addr, host, r.path)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(l.authority.Root())
+	tr := &http.Transport{DisableKeepAlives: true, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: host}}
+	return askURL(ctx, tr, "https://"+r.addr+r.path, host)
+}
+
+func askURL(ctx context.Context, tr *http.Transport, url, host string) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return reply{}, fmt.Errorf("ask %s for %s: %w", addr, host, err)
+		return reply{}, fmt.Errorf("ask %s for %s: %w", url, host, err)
 	}
 	req.Host = host
-	tr := &http.Transport{DisableKeepAlives: true}
 	resp, err := tr.RoundTrip(req)
 	if err != nil {
-		return reply{}, fmt.Errorf("ask %s for %s%s: %w", addr, host, path, err)
+		return reply{}, fmt.Errorf("ask %s for %s: %w", url, host, err)
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/xds/identity"
 )
@@ -65,7 +66,7 @@ Swarm shows that nothing is lost (make swarm-lab).`,
 
 // labControlPlane is the control plane of serve, on the lab's source and listener.
 func labControlPlane(log *slog.Logger) lab.ControlPlane {
-	return func(ctx context.Context, src watcher.Source, cfg *config.Config, xds net.Listener, api string) (func(), error) {
+	return func(ctx context.Context, src watcher.Source, cfg *config.Config, ca *secrets.LocalCA, xds net.Listener, api string) (func(), error) {
 		adminLis, err := listen("--api", api)
 		if err != nil {
 			return nil, err
@@ -74,7 +75,7 @@ func labControlPlane(log *slog.Logger) lab.ControlPlane {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			if err := (controlPlane{cfg: cfg, guard: identity.Insecure(), source: src, xds: xds, admin: adminLis, log: log}).run(ctx); err != nil && ctx.Err() == nil {
+			if err := (controlPlane{cfg: cfg, local: ca, guard: identity.Insecure(), source: src, xds: xds, admin: adminLis, log: log}).run(ctx); err != nil && ctx.Err() == nil {
 				log.Error("the lab's control plane ended", "error", err)
 			}
 		}()

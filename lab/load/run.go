@@ -3,6 +3,7 @@ package load
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -31,6 +32,9 @@ type Target struct {
 	Host   string  // Host header; "": the URL's
 	Method string  // "": GET
 	Rate   float64 // requests per second, more than 0
+	// TLS is how https is spoken; nil: as everywhere, with the authorities of this machine.
+	// The name that is asked for is Host's, where that is given. HTTP/2 where the two agree.
+	TLS *tls.Config
 
 	Timeout     time.Duration // of one request, body included; 0: DefaultTimeout
 	MaxInFlight int           // beyond it a request counts as failed without being sent; 0: DefaultMaxInFlight
@@ -110,6 +114,8 @@ func Start(ctx context.Context, t Target) (*Run, error) {
 		MaxIdleConnsPerHost: 100,
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
+		ForceAttemptHTTP2:   true,
+		TLSClientConfig:     t.tls(),
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	r := &Run{
@@ -127,6 +133,24 @@ func Start(ctx context.Context, t Target) (*Run, error) {
 	r.counts.began = time.Now()
 	go r.loop(ctx)
 	return r, nil
+}
+
+// tls is the target's own, for the host that it means.
+func (t Target) tls() *tls.Config {
+	if t.TLS == nil && t.Host == "" {
+		return nil
+	}
+	cfg := t.TLS.Clone()
+	if cfg == nil {
+		cfg = &tls.Config{}
+	}
+	if cfg.ServerName == "" && t.Host != "" {
+		cfg.ServerName = t.Host
+		if host, _, err := net.SplitHostPort(t.Host); err == nil {
+			cfg.ServerName = host
+		}
+	}
+	return cfg
 }
 
 // Target is what is asked.

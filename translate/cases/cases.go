@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"gopkg.in/yaml.v3"
 )
@@ -23,17 +24,29 @@ type Case struct {
 	// ending ("answers/redirect_code"); Stack the name under which it is deployed.
 	Name, Stack, File string
 
-	Keys     []string       `yaml:"keys"`   // that it explains, the one it is shown under first; none: it is about a rule
-	Shows    string         `yaml:"shows"`  // one sentence
-	Config   map[string]any `yaml:"config"` // keys of the collection
-	Requests []Request      `yaml:"requests"`
-	Problems []Problem      `yaml:"problems"` // all that its services have
+	Keys     []string        `yaml:"keys"`   // that it explains, the one it is shown under first; none: it is about a rule
+	Shows    string          `yaml:"shows"`  // one sentence
+	Config   map[string]any  `yaml:"config"` // keys of the collection; ${CERTS} is put in
+	Certs    map[string]Cert `yaml:"certs"`  // by name, with "/" in directories; see package certs
+	Requests []Request       `yaml:"requests"`
+	Problems []Problem       `yaml:"problems"` // all that its services have
 
 	// Labels of the first service of the file, as written, for the reference.
 	Labels yaml.Node `yaml:"-"`
 }
 
-// Request is one request, and what must come back.
+// Cert is a certificate that is made for the case: ${CERTS}/<name>.pem and <name>.key.
+type Cert struct {
+	Names   []string  `yaml:"names"`   // hosts
+	Subject string    `yaml:"subject"` // common name; "": the last part of its own
+	CA      bool      `yaml:"ca"`      // an authority
+	By      string    `yaml:"by"`      // which authority issues it, or "itself"; "": the development authority, "local-ca"
+	From    time.Time `yaml:"from"`    // zero: long ago
+	Until   time.Time `yaml:"until"`   // zero: long from now
+}
+
+// Request is one request, and what must come back. https is asked as a browser would:
+// HTTP/2 or 1.1 as the two agree, the server's certificate checked.
 type Request struct {
 	Ask     string            `yaml:"ask"` // "METHOD URL"
 	Headers map[string]string `yaml:"headers"`
@@ -41,6 +54,13 @@ type Request struct {
 	Times   int               `yaml:"times"` // asked so often; 0 is once
 	Soon    bool              `yaml:"soon"`  // asked until it gives this, so many times in a row: what the proxy finds out by itself a moment later
 	Gives   Answer            `yaml:"gives"`
+
+	// Of https:
+	SNI        string `yaml:"sni"`         // "": the URL's host; "none": no name
+	ClientCert string `yaml:"client_cert"` // which of the certs the client shows
+	Trust      string `yaml:"trust"`       // which of the certs it trusts; "": the development authority; "none": it does not look
+	TLS        string `yaml:"tls"`         // the newest version that it speaks: "1.2"
+	Protocol   string `yaml:"protocol"`    // "http1", "h2": the only one that it speaks
 }
 
 // Method and URL of the request.
@@ -49,8 +69,13 @@ func (r Request) Method() string { m, _, _ := strings.Cut(r.Ask, " "); return m 
 // URL is what is asked for.
 func (r Request) URL() string { _, u, _ := strings.Cut(r.Ask, " "); return strings.TrimSpace(u) }
 
+// Refused is an answer that never comes: the connection ends in the handshake. A case
+// writes it as a word.
+const Refused = "refused"
+
 // Answer is what must come back. What is not named is not compared, but the reason.
 type Answer struct {
+	Refused  bool              `yaml:"-"`
 	Status   int               `yaml:"status"`
 	Service  string            `yaml:"service"`  // who answered, without the stack
 	Reason   string            `yaml:"reason"`   // x-waggle-reason; "" = absent
@@ -58,6 +83,24 @@ type Answer struct {
 	Headers  map[string]string `yaml:"headers"`  // "" = absent
 	Body     string            `yaml:"body"`
 	Seen     Seen              `yaml:"seen"`
+
+	// Of https:
+	TLS         string   `yaml:"tls"`         // version: "1.3"
+	Protocol    string   `yaml:"protocol"`    // "HTTP/2.0"
+	Certificate []string `yaml:"certificate"` // names of what the server shows
+}
+
+// UnmarshalYAML takes the word [Refused], or the fields.
+func (a *Answer) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		if n.Value != Refused {
+			return fmt.Errorf("line %d: %q is not an answer: write {status: …}, or %s", n.Line, n.Value, Refused)
+		}
+		a.Refused = true
+		return nil
+	}
+	type fields Answer // without this method
+	return strict(n, (*fields)(a))
 }
 
 // Seen is what reached the task.
@@ -67,6 +110,15 @@ type Seen struct {
 	Path    string            `yaml:"path"`
 	Query   string            `yaml:"query"`
 	Headers map[string]string `yaml:"headers"` // "" = absent
+
+	TLS        string `yaml:"tls"`         // version: "1.3"; "none": plain
+	ServerName string `yaml:"server_name"` // that the proxy asked for; "none": it asked for none
+	Protocol   string `yaml:"protocol"`    // "HTTP/1.1"
+}
+
+// Any reports whether anything is said about what reached the task.
+func (s Seen) Any() bool {
+	return s.Method+s.Host+s.Path+s.Query+s.TLS+s.ServerName+s.Protocol != "" || len(s.Headers) > 0
 }
 
 // Problem is one that must be told. Reason is a part of it; the others are compared where they are given.
@@ -116,21 +168,15 @@ func read(file, name string) (Case, error) {
 	if doc.Case.IsZero() {
 		return Case{}, errors.New("has no block x-case")
 	}
-	block, err := yaml.Marshal(&doc.Case)
-	if err != nil {
-		return Case{}, err
-	}
 	c := Case{Name: name, File: file, Stack: strings.NewReplacer("/", "-", "_", "-").Replace(path.Dir(name) + "-" + path.Base(name))}
-	dec := yaml.NewDecoder(bytes.NewReader(block))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil {
+	if err := strict(&doc.Case, &c); err != nil {
 		return Case{}, err
 	}
 	for _, r := range c.Requests {
 		if r.Method() == "" || !strings.Contains(r.URL(), "://") {
 			return Case{}, fmt.Errorf("%q is not a method and a URL", r.Ask)
 		}
-		if r.Gives.Status == 0 {
+		if r.Gives.Status == 0 && !r.Gives.Refused {
 			return Case{}, fmt.Errorf("%q does not say which status it gives", r.Ask)
 		}
 	}
@@ -141,6 +187,43 @@ func read(file, name string) (Case, error) {
 		c.Labels = labels(doc.Services.Content[1])
 	}
 	return c, nil
+}
+
+// strict decodes, and takes no field that it does not know.
+func strict(n *yaml.Node, into any) error {
+	block, err := yaml.Marshal(n)
+	if err != nil {
+		return err
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(block))
+	dec.KnownFields(true)
+	return dec.Decode(into)
+}
+
+// ConfigIn is what the case says of its collection, with the directory of its
+// certificates put in.
+func (c Case) ConfigIn(dir string) map[string]any {
+	return putIn(c.Config, dir).(map[string]any)
+}
+
+func putIn(v any, dir string) any {
+	switch v := v.(type) {
+	case string:
+		return strings.ReplaceAll(v, "${CERTS}", dir)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = putIn(v[i], dir)
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			out[k] = putIn(v[k], dir)
+		}
+		return out
+	}
+	return v
 }
 
 // labels of a service of a stack file.
