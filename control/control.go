@@ -40,6 +40,7 @@ type Control struct {
 	status    statusBoard
 	observers []func(Step)
 	wanted    func(*watcher.Picture, []secrets.Want) // see OnWanted; nil: nobody
+	wantedCA  func()                                 // see OnWantedLocalCA; nil: nobody
 }
 
 // New makes a control loop for a first configuration. Nothing happens before Run.
@@ -268,9 +269,7 @@ func (l *loop) build() {
 	kind := "endpoints"
 	if whole {
 		l.lastStructure, kind = end, "structure"
-		if l.wanted != nil {
-			l.wanted(picture, l.builder.Wanted())
-		}
+		l.tellWanted(picture)
 	}
 	l.metrics.built(kind, translated, end.Sub(start))
 	if problems := l.builder.Problems(); l.status.built(end, picture, problems) {

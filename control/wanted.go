@@ -14,6 +14,20 @@ import (
 // first build waits for.
 func (c *Control) OnWanted(f func(*watcher.Picture, []secrets.Want)) { c.wanted = f }
 
+// OnWantedLocalCA has f told that a service asks for a certificate of the development
+// authority and there is none. It must be called before Run; f may call Material.
+func (c *Control) OnWantedLocalCA(f func()) { c.wantedCA = f }
+
+// tellWanted says what the builder wants of those who bring it.
+func (l *loop) tellWanted(picture *watcher.Picture) {
+	if l.wanted != nil {
+		l.wanted(picture, l.builder.Wanted())
+	}
+	if l.wantedCA != nil && l.builtOn.Local() == nil && l.builder.WantsLocalCA() {
+		l.wantedCA()
+	}
+}
+
 // hold says how long the first build has to wait for what labels name and is on its
 // way. Without that, a control plane that starts would take from proxies what another
 // one gave them, until it has that itself.

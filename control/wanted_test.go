@@ -95,3 +95,28 @@ func TestTheFirstBuildDoesNotWaitForever(t *testing.T) {
 		require.Empty(t, c.Status().Problems)
 	})
 }
+
+// The development authority is asked for where a service wants it and there is none.
+func TestTheLocalCAIsWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &board{}
+		cfg := config.ForCollections(nil)
+		cfg.Collections["default"].Networks = []string{"edge"}
+		c := New(cfg, b, DefaultPace, slog.New(slog.DiscardHandler))
+		asked := 0
+		c.OnWantedLocalCA(func() { asked++ })
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(t.Context()) }()
+		t.Cleanup(func() { require.NoError(t, <-ended) })
+		s := newSwarm("a")
+		c.Update(s.update(watcher.Changes{All: true}))
+		synctest.Wait()
+		require.Zero(t, asked)
+		s.p.Services["a"].Version++
+		s.p.Services["a"].Labels["com.docker.lb.tls"] = "local"
+		c.Update(s.update(watcher.Changes{All: true}))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, 1, asked)
+	})
+}

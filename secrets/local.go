@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,8 +12,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
+	"os"
+	"path/filepath"
 	"time"
+
+	"github.com/waggle-lb/waggle/secrets/ca"
 )
 
 // LocalCA is the development authority: it issues a certificate for any host at once.
@@ -142,6 +148,66 @@ func (c *LocalCA) deriveKey(host string) (*ecdsa.PrivateKey, error) {
 		}
 	}
 	return nil, fmt.Errorf("no key for %s can be made", host)
+}
+
+// LocalSecret is the Docker secret, or mounted file, from which all replicas of a
+// control plane take one development authority: PEM with its certificate and key.
+const LocalSecret = "waggle-local-ca"
+
+// local is where the development authority comes from.
+type local struct {
+	paths     []string
+	cert, key []byte // as read
+	ca        *LocalCA
+	err       error // about them
+}
+
+// files are those of the authority, which nobody else may be given.
+func (l *local) files() []string { return l.paths }
+
+// read reads the authority: the mounted one, else that of the state directory, which is
+// made if create says so. Without any it gives nil.
+func (l *local) read(mounted, state string, create bool, now time.Time) (*LocalCA, error) {
+	shared, dir := filepath.Join(mounted, LocalSecret), filepath.Join(state, ca.LocalDirectory)
+	l.paths = []string{shared}
+	if state != "" {
+		l.paths = append(l.paths, filepath.Join(dir, ca.CAFile), filepath.Join(dir, ca.LocalKeyFile))
+	}
+	cert, err := os.ReadFile(shared)
+	var key []byte
+	if errors.Is(err, fs.ErrNotExist) && state != "" {
+		cert, key, err = ca.Local(dir)
+		if errors.Is(err, fs.ErrNotExist) && create {
+			if err = ca.InitLocal(dir, now); err == nil {
+				cert, key, err = ca.Local(dir)
+			}
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !create:
+		*l = local{paths: l.paths}
+		return nil, nil
+	case err != nil && l.ca != nil && !errors.Is(err, fs.ErrNotExist):
+		return l.ca, fmt.Errorf("the development authority cannot be read and stays as it was: %w", err)
+	case err != nil:
+		*l = local{paths: l.paths}
+		return nil, fmt.Errorf("there is no development authority (tls: local): %w; make state_dir writable, or mount the secret %s", err, LocalSecret)
+	}
+	if l.cert != nil && bytes.Equal(cert, l.cert) && bytes.Equal(key, l.key) {
+		return l.ca, l.err
+	}
+	l.cert, l.key, l.err = cert, key, nil
+	name, keyItem := LocalSecret, Item{}
+	if key != nil {
+		name, keyItem = ca.CAFile, Item{Kind: File, Name: ca.LocalKeyFile, Data: Hide(key)}
+	}
+	next, err := ReadLocalCA(Item{Kind: File, Name: name, Data: Hide(cert)}, keyItem)
+	if err != nil { // what was good stays
+		l.err = fmt.Errorf("the development authority (tls: local) cannot be used: %w", err)
+		return l.ca, l.err
+	}
+	l.ca = next
+	return l.ca, nil
 }
 
 func later(a, b time.Time) time.Time {

@@ -70,7 +70,7 @@ func declaredBy(p *watcher.Picture) map[string]string {
 // read is Read with what r knows from before. waiting is set where something is just
 // being changed: it is as it was before, and must be looked at again soon.
 func (r *reader) read(cfg *config.Config, mounted string, declared map[string]string) (m *Material, errs []error, waiting bool) {
-	r.begin(ownFiles(cfg))
+	r.begin(ownFiles(cfg, r.local))
 	m = &Material{shelves: map[string]shelf{}, declared: map[string]Item{}, refused: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
 		s, failed := r.collection(name, cfg.Collections[name].Certificates, mounted)
@@ -240,9 +240,9 @@ func isDir(path string) bool {
 }
 
 // ownFiles are those of the control plane's own identity and tokens.
-func ownFiles(cfg *config.Config) []fs.FileInfo {
+func ownFiles(cfg *config.Config, more []string) []fs.FileInfo {
 	var own []fs.FileInfo
-	names := []string{cfg.Admin.TokenFile}
+	names := append([]string{cfg.Admin.TokenFile}, more...)
 	if t := cfg.XDS.TLS; t != nil {
 		names = append(names, t.CA, t.Cert, t.Key)
 	}

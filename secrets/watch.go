@@ -23,9 +23,12 @@ type Watch struct {
 	cfg      *config.Config
 	declared map[string]string // files of secrets that stack files make
 	others   chan struct{}     // cfg or declared are others than Run knows
+	inside   map[string]bool   // directories in those of cfg
+	makeCA   bool              // somebody wants a development authority
 
 	looking sync.Mutex // held by whoever reads and tells
 	reader  *reader
+	local   local
 	last    *Material       // told
 	said    map[string]bool // what could not be read
 }
@@ -40,6 +43,9 @@ type Options struct {
 	// Every is the time from one look to the next where the system does not tell of
 	// changes; where it does, there is one in ten times as long. 0: 500 ms.
 	Every time.Duration
+	// State is the directory of the control plane itself, where its development
+	// authority is kept, unless one is mounted as LocalSecret. "": only the latter.
+	State string
 	// Providers is what OpenID providers say, which is told with the material; nil:
 	// they are not asked.
 	Providers *Providers
@@ -108,13 +114,22 @@ func (w *Watch) Look() (waiting bool) {
 	w.looking.Lock()
 	defer w.looking.Unlock()
 	w.mu.Lock()
-	cfg, declared := w.cfg, w.declared
+	cfg, declared, makeCA := w.cfg, w.declared, w.makeCA
 	w.mu.Unlock()
+	ca, caErr := w.local.read(w.o.Mounted, w.o.State, makeCA, w.reader.now())
+	w.reader.local = w.local.files()
 	m, errs, waiting := w.reader.read(cfg, w.o.Mounted, declared)
+	m.local = ca
+	if caErr != nil {
+		errs = append(errs, caErr)
+	}
+	w.mu.Lock()
+	w.inside = w.reader.inside
+	w.mu.Unlock()
 	now := map[string]bool{}
 	for _, err := range errs {
 		if now[err.Error()] = true; !w.said[err.Error()] {
-			w.o.Log.Warn("a file of a collection cannot be used", "error", err)
+			w.o.Log.Warn("a file is not used", "error", err)
 		}
 	}
 	w.said = now
@@ -142,8 +157,11 @@ func (w *Watch) Run(ctx context.Context) {
 		if n.follow(w.directories()) { // before reading: what changes meanwhile is told
 			every *= 10
 		}
-		if w.Look() {
+		if w.Look() || !n.follows(w.directories()) {
 			every = w.o.Settle
+		}
+		if until := w.untilNext(); until < every {
+			every = until
 		}
 		if !w.wait(ctx, n, every) {
 			return
@@ -178,6 +196,25 @@ func (w *Watch) wait(ctx context.Context, n *notices, every time.Duration) bool 
 	}
 }
 
+// untilNext is how long it takes until the material is another although no file is.
+func (w *Watch) untilNext() time.Duration {
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	return max(w.reader.next.Sub(w.reader.now()), time.Millisecond)
+}
+
+// WantLocal says that somebody wants the development authority: it is made where there
+// is none.
+func (w *Watch) WantLocal() {
+	w.mu.Lock()
+	already := w.makeCA
+	w.makeCA = true
+	w.mu.Unlock()
+	if !already {
+		w.changed()
+	}
+}
+
 // directories are those in which something may change.
 func (w *Watch) directories() map[string]bool {
 	w.mu.Lock()
@@ -191,6 +228,9 @@ func (w *Watch) directories() map[string]bool {
 			dirs[d] = true
 		}
 	}
+	for d := range w.inside {
+		dirs[d] = true
+	}
 	for _, file := range w.declared {
 		dirs[filepath.Dir(file)] = true
 	}
@@ -203,6 +243,7 @@ type notices struct {
 	events <-chan fsnotify.Event
 	errors <-chan error
 	dirs   map[string]bool
+	asked  map[string]bool // dirs, and those that cannot be watched
 }
 
 func newNotices() *notices {
@@ -224,7 +265,7 @@ func (n *notices) follow(dirs map[string]bool) bool {
 			_ = n.fs.Remove(d) // an error says that it is gone
 		}
 	}
-	n.dirs = map[string]bool{}
+	n.dirs, n.asked = map[string]bool{}, dirs
 	all := true
 	for d := range dirs {
 		if n.fs.Add(d) != nil { // again too: it may be another directory by now
@@ -234,6 +275,11 @@ func (n *notices) follow(dirs map[string]bool) bool {
 		n.dirs[d] = true
 	}
 	return all
+}
+
+// follows reports whether these directories are watched, as far as that is possible.
+func (n *notices) follows(dirs map[string]bool) bool {
+	return n.fs == nil || maps.Equal(dirs, n.asked)
 }
 
 func (n *notices) close() {

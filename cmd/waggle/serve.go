@@ -129,12 +129,17 @@ func (p controlPlane) run(ctx context.Context) error {
 		}
 		material = brings.Material
 	}
-	disk := secrets.NewWatch(p.cfg, secrets.Options{Log: p.log}, func(m *secrets.Material) {
+	state := p.cfg.StateDir
+	if p.local != nil {
+		state = ""
+	}
+	disk := secrets.NewWatch(p.cfg, secrets.Options{State: state, Log: p.log}, func(m *secrets.Material) {
 		if p.local != nil {
 			m = m.WithLocal(p.local)
 		}
 		material(m)
 	})
+	loop.OnWantedLocalCA(disk.WantLocal)
 	disk.Look() // no guard is to be missing in what is published first
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

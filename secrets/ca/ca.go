@@ -72,13 +72,14 @@ func URI(collection string) string {
 
 // Init makes an authority in dir, which it creates if need be. It never replaces one.
 func Init(dir string, now time.Time) error {
-	if err := initialise(dir, now); err != nil {
+	if err := initialise(dir, now, func(*x509.Certificate) {}); err != nil {
 		return fmt.Errorf("make an authority in %s: %w", dir, err)
 	}
 	return nil
 }
 
-func initialise(dir string, now time.Time) error {
+// initialise makes the authority that adapt makes of that of a channel.
+func initialise(dir string, now time.Time, adapt func(*x509.Certificate)) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -118,6 +119,7 @@ func initialise(dir string, now time.Time) error {
 		PermittedURIDomains:         []string{TrustDomain},
 		PermittedDNSDomainsCritical: true,
 	}
+	adapt(template)
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return err
