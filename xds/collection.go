@@ -22,6 +22,7 @@ type collection struct {
 	removed   bool       // no longer configured: no new streams
 	seq       uint64     // of the newest publish that changed something
 	tables    [translate.NumKinds]table
+	vault     vault
 	streams   map[*stream]struct{}
 	published time.Time
 	publishes uint64
@@ -62,7 +63,7 @@ type change struct {
 }
 
 func newCollection(name string, s *Server) *collection {
-	k := &collection{name: name, server: s, streams: make(map[*stream]struct{})}
+	k := &collection{name: name, server: s, streams: make(map[*stream]struct{}), vault: newVault()}
 	for kind := range k.tables {
 		t := &k.tables[kind]
 		t.live, t.gone, t.frames = make(map[string]item), make(map[string]tomb), make(map[uint64]*frame)
@@ -115,16 +116,18 @@ func encodeAll(changes []translate.Change) ([]edit, error) {
 	return edits, nil
 }
 
-// publish applies the edits as one and lets every stream go on.
-func (k *collection) publish(edits []edit, now time.Time) {
+// publish applies the edits as one and lets every stream go on. idle are the secrets among
+// them that are not served, because nothing refers to them.
+func (k *collection) publish(edits []edit, now time.Time) (idle []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	edits, idle = k.vault.admit(edits)
 	k.published = now
 	k.publishes++
 	opened := !k.open
 	k.open = true
 	if !k.apply(edits, now) && !opened {
-		return
+		return idle
 	}
 	k.trim(now)
 	for st := range k.streams {
@@ -134,6 +137,7 @@ func (k *collection) publish(edits []edit, now time.Time) {
 		b.endStreams(errMoved)
 	}
 	k.before = nil
+	return idle
 }
 
 // apply edits the tables and says whether anything is different now. Bytes that are

@@ -19,6 +19,10 @@
 // clusters, but only so long ([Options.Gate]): Envoy withholds it while a cluster
 // warms, and one slow cluster must not hold the others. Endpoints never wait.
 //
+// A proxy gets the secrets that the listeners, clusters, routes and extensions of its own
+// collection refer to, and no others, whatever it asks for (secrets.go); what it may make
+// us remember is bounded (strangers.go).
+//
 // Everything of a collection is under that collection's own lock; nothing under it
 // blocks, marshals or does I/O. One collection can therefore not delay another.
 package xds

@@ -20,10 +20,11 @@ import (
 // all streams.
 type entry struct {
 	name    string
-	version string // 16 hex digits of the SHA-256 of the resource's bytes
-	sum     uint64 // what it adds to the version of its table
-	eds     bool   // a cluster whose endpoints come by EDS
-	wire    []byte // field `resources` of a DeltaDiscoveryResponse, tag and length included
+	version string   // 16 hex digits of the SHA-256 of the resource's bytes
+	sum     uint64   // what it adds to the version of its table
+	eds     bool     // a cluster whose endpoints come by EDS
+	secrets []string // that it refers to
+	wire    []byte   // field `resources` of a DeltaDiscoveryResponse, tag and length included
 }
 
 // Field numbers of envoy.service.discovery.v3 and google.protobuf.Any.
@@ -49,7 +50,7 @@ func encode(kind translate.Kind, name string, r *translate.Resource) (*entry, er
 		}
 	}
 	digest := sha256.Sum256(body)
-	e := &entry{name: name, version: hex.EncodeToString(digest[:8]), eds: r.EDS && kind == translate.Cluster}
+	e := &entry{name: name, version: hex.EncodeToString(digest[:8]), eds: r.EDS && kind == translate.Cluster, secrets: secretsOf(r)}
 	mark := sha256.Sum256([]byte(e.version + name))
 	e.sum = binary.BigEndian.Uint64(mark[:])
 

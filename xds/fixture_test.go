@@ -182,9 +182,17 @@ func listener(name string, port uint32, table string, secrets ...string) *transl
 			Name: "tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: pack(tls)},
 		}
 	}
-	return res(translate.Listener, name, &listenerv3.Listener{
+	return uses(res(translate.Listener, name, &listenerv3.Listener{
 		Name: name, Address: address("127.0.0.1", port), FilterChains: []*listenerv3.FilterChain{chain},
-	})
+	}), secrets...)
+}
+
+// uses says that a resource refers to secrets.
+func uses(r *translate.Resource, secrets ...string) *translate.Resource {
+	for _, name := range secrets {
+		r.Refs = append(r.Refs, translate.Ref{Kind: translate.Secret, Name: name})
+	}
+	return r
 }
 
 func secret(name, content string) *translate.Resource {

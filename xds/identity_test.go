@@ -85,7 +85,7 @@ func TestCollectionsAreApart(t *testing.T) {
 	r := start(t, Options{}, "dev", "prod")
 	r.publish(t, shop("dev", 1))
 	prod := newWorld("prod").put(edsCluster("only-prod", 1), endpoints("only-prod", 1), secret("prod-key", "x"),
-		routes("prod-table", "only-prod"), listener("prod-http", 10080, "prod-table"), extension("prod-ext", "x"))
+		routes("prod-table", "only-prod"), listener("prod-http", 10080, "prod-table"), uses(extension("prod-ext", "x"), "prod-key"))
 	r.publish(t, prod)
 	c := openRaw(t, r.addr, "dev/prod")
 	c.ask(translate.Cluster, "*", "only-prod")

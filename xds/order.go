@@ -182,7 +182,7 @@ func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 	}
 	s.first = false
 	s.add = st.k.seq
-	if len(f.entries) > 0 || len(removed) > 0 || answer {
+	if f = without(f, removed); len(f.entries) > 0 || len(removed) > 0 || answer {
 		st.send(kind, f, removed, now)
 		st.follow(kind, f)
 	} else if s.dueSince = (time.Time{}); s.clean() {
@@ -334,6 +334,19 @@ func subset(f *frame, keep func(*entry) bool) *frame {
 		return newFrame(entries)
 	}
 	return f
+}
+
+// without is the frame without what is taken in the same response: what is on its way out
+// may be asked for in the moment in which its removal is due.
+func without(f *frame, removed []string) *frame {
+	if len(f.entries) == 0 || len(removed) == 0 {
+		return f
+	}
+	taken := make(map[string]struct{}, len(removed))
+	for _, name := range removed {
+		taken[name] = struct{}{}
+	}
+	return subset(f, func(e *entry) bool { _, both := taken[e.name]; return !both })
 }
 
 // nextPart is the next part of a rejected response that is still worth trying.

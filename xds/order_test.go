@@ -89,7 +89,8 @@ func TestEndpointsAreNeverStaged(t *testing.T) {
 
 func TestSubscriptions(t *testing.T) {
 	r := start(t, Options{}, "dev")
-	w := shop("dev", 3).put(secret("cert", "1"), secret("key", "1"), extension("jwt", "1"))
+	w := shop("dev", 3).put(secret("cert", "1"), secret("key", "1"),
+		uses(extension("jwt", "1"), "cert", "key", "missing", "other"))
 	r.publish(t, w)
 
 	t.Run("a name that is asked for again is answered", func(t *testing.T) {

@@ -3,6 +3,7 @@ package xds
 import (
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,19 +32,22 @@ type raw struct {
 	last   *discovery.DeltaDiscoveryResponse
 }
 
-func dial(t testing.TB, addr string) *grpc.ClientConn {
+// dial connects in plaintext, or as the options say.
+func dial(t testing.TB, addr string, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	if len(opts) == 0 {
+		opts = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	}
+	conn, err := grpc.NewClient(addr, append(slices.Clone(opts), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))...)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
-func openRaw(t testing.TB, addr, node string) *raw {
+func openRaw(t testing.TB, addr, node string, opts ...grpc.DialOption) *raw {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	stream, err := discovery.NewAggregatedDiscoveryServiceClient(dial(t, addr)).DeltaAggregatedResources(ctx)
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(dial(t, addr, opts...)).DeltaAggregatedResources(ctx)
 	require.NoError(t, err)
 	c := &raw{t: t, node: node, stream: stream, in: make(chan *discovery.DeltaDiscoveryResponse, 1000)}
 	done := make(chan struct{})
@@ -155,6 +159,23 @@ func (c *raw) end() error {
 	}
 }
 
+// rest is what else comes before the stream ends.
+func (c *raw) rest() (all []*discovery.DeltaDiscoveryResponse) {
+	c.t.Helper()
+	deadline := time.After(patience)
+	for {
+		select {
+		case m, ok := <-c.in:
+			if !ok {
+				return all
+			}
+			all = append(all, m)
+		case <-deadline:
+			require.FailNow(c.t, "the stream does not end")
+		}
+	}
+}
+
 func resourceNames(m *discovery.DeltaDiscoveryResponse) []string {
 	names := []string{}
 	for _, r := range m.GetResources() {
@@ -162,6 +183,8 @@ func resourceNames(m *discovery.DeltaDiscoveryResponse) []string {
 	}
 	return names
 }
+
+func statusCode(err error) string { return status.Code(err).String() }
 
 func requireStatus(t testing.TB, err error, code, sentence string) {
 	t.Helper()

@@ -119,7 +119,9 @@ func (s *Server) Publish(d translate.Delta) error {
 	if err != nil {
 		return fmt.Errorf("publishing to collection %q: %w", d.Collection, err)
 	}
-	k.publish(edits, s.now())
+	if idle := k.publish(edits, s.now()); len(idle) > 0 {
+		s.log.Warn("secrets that nothing refers to are not served", "collection", k.name, "secrets", summarize(idle))
+	}
 	return nil
 }
 

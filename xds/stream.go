@@ -45,10 +45,11 @@ type stream struct {
 	outgoing *response
 	strange  map[string]struct{}
 
-	closed bool
-	out    chan cache.DeltaResponse
-	subs   [translate.NumKinds]sub
-	timer  *time.Timer
+	closed    bool
+	out       chan cache.DeltaResponse
+	subs      [translate.NumKinds]sub
+	timer     *time.Timer
+	strangers strangers
 
 	// resuming: the proxy came with resources from an earlier stream, so one of its
 	// listeners or routes may use anything until it has told us which it has.
@@ -135,7 +136,7 @@ func (st *stream) end(why error) { st.cancel(why) }
 func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, watch cache.Subscription, out chan cache.DeltaResponse) (func(), error) {
 	kind, ok := translate.KindOf(req.GetTypeUrl())
 	if !ok {
-		return nil, st.answerUnknown(req, out)
+		return nil, st.answerUnknown(req, watch, out)
 	}
 	now := st.server.now()
 	k := st.k
@@ -148,9 +149,13 @@ func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, watch cache.Subscrip
 	st.out = out
 	st.acknowledge(kind, req, now)
 	wide := watch.IsWildcard() && (kind == translate.Cluster || kind == translate.Listener)
+	s.watch = watch
+	if !s.active {
+		s.known = req.GetInitialResourceVersions()
+	}
 	switch {
 	case !s.active:
-		s.active, s.first, s.known = true, true, req.GetInitialResourceVersions()
+		s.active, s.first = true, true
 		if len(s.known) > 0 {
 			st.resuming = true
 		}
@@ -159,7 +164,10 @@ func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, watch cache.Subscrip
 	default:
 		st.ask(kind, req.GetResourceNamesSubscribe(), s.wide && wide, req.GetResourceNamesUnsubscribe())
 	}
-	s.watch, s.wide, s.open = watch, wide, true
+	if err := st.meet(kind, req.GetResourceNamesSubscribe(), req.GetResourceNamesUnsubscribe()); err != nil {
+		return nil, err
+	}
+	s.wide, s.open = wide, true
 	st.pump(now)
 	return func() {
 		k.mu.Lock()
@@ -321,6 +329,7 @@ func (st *stream) send(kind translate.Kind, f *frame, removed []string, now time
 		delete(s.doubts, name)
 	}
 	slices.Sort(removed)
+	removed = slices.Compact(removed)
 	r := &response{st: st, kind: kind, version: st.k.tables[kind].version(), frame: f, removed: removed, due: s.dueSince}
 	if f != nil {
 		s.count += len(f.entries)
@@ -335,18 +344,11 @@ func (st *stream) send(kind translate.Kind, f *frame, removed []string, now time
 	st.out <- r
 }
 
-// maxStrange bounds what a proxy can make a stream remember.
-const maxStrange = 64
-
 // answerUnknown answers a type that Waggle does not serve (RTDS, VHDS …): nothing of
 // it is there. An error would end the stream and everything else on it.
-func (st *stream) answerUnknown(req *cache.DeltaRequest, out chan cache.DeltaResponse) error {
-	if st.strange == nil {
-		st.strange = make(map[string]struct{})
-	}
-	st.strange[req.GetTypeUrl()] = struct{}{}
-	if len(st.strange) > maxStrange { // the delta server keeps a watch for each
-		return status.Errorf(codes.InvalidArgument, "the stream asks for more than %d types that are not served", maxStrange)
+func (st *stream) answerUnknown(req *cache.DeltaRequest, watch cache.Subscription, out chan cache.DeltaResponse) error {
+	if err := st.meetType(req.GetTypeUrl(), watch.SubscribedResources()); err != nil {
+		return err
 	}
 	if req.GetResponseNonce() != "" && len(req.GetResourceNamesSubscribe()) == 0 {
 		return nil
