@@ -12,14 +12,17 @@ import (
 	"testing"
 
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 	"gopkg.in/yaml.v3"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/cases"
+	"github.com/waggle-lb/waggle/translate/cases/certs"
 	"github.com/waggle-lb/waggle/translate/render"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
@@ -36,9 +39,7 @@ func TestCases(t *testing.T) {
 	require.NotEmpty(t, all)
 	for _, c := range all {
 		t.Run(c.Name, func(t *testing.T) {
-			p, _, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack})
-			require.NoError(t, err)
-			b := translate.Build(translate.Input{Picture: p, Config: configOf(t, c)})
+			b := buildCase(t, c)
 
 			var told []cases.Problem
 			for _, p := range b.Problems() {
@@ -60,18 +61,28 @@ func TestCases(t *testing.T) {
 	}
 }
 
-// configOf is the configuration that a case asks for.
-func configOf(t *testing.T, c cases.Case) *config.Config {
+// buildCase translates a case, with certificates made for it.
+func buildCase(t *testing.T, c cases.Case) *translate.Builder {
 	t.Helper()
-	if len(c.Config) == 0 {
-		return config.ForCollections(nil)
+	dir := t.TempDir()
+	made, env, err := certs.For(c, dir)
+	require.NoError(t, err)
+	ca, err := made.Authority()
+	require.NoError(t, err)
+	p, _, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack, Env: env})
+	require.NoError(t, err)
+	cfg := config.ForCollections(nil)
+	if len(c.Config) > 0 {
+		collection := c.ConfigIn(dir)
+		collection["default"] = true
+		raw, err := yaml.Marshal(map[string]any{"collections": map[string]any{"default": collection}})
+		require.NoError(t, err)
+		cfg, _, err = config.Parse(raw, nil)
+		require.NoError(t, err)
 	}
-	c.Config["default"] = true
-	raw, err := yaml.Marshal(map[string]any{"collections": map[string]any{"default": c.Config}})
-	require.NoError(t, err)
-	cfg, _, err := config.Parse(raw, nil)
-	require.NoError(t, err)
-	return cfg
+	material, errs := secrets.OfFiles(cfg, p)
+	require.Empty(t, errs)
+	return translate.Build(translate.Input{Picture: p, Config: cfg, Material: material.WithLocal(ca)})
 }
 
 // project shows what matters of a collection's resources: what differs from those
@@ -81,34 +92,15 @@ func project(t *testing.T, res translate.Resources) string {
 	var b strings.Builder
 	plain := plainResources()
 	usual := routesByName(t, plain)
+	hosts := map[string]string{}
 	for _, vh := range virtualHosts(res) {
 		if vh.Name == "*" && proto.Equal(vh, last(virtualHosts(plain))) {
 			continue // nobody has it
 		}
-		fmt.Fprintf(&b, "host %s\n", vh.Name)
-		twin := "" // the route before, if it is the same for the methods that may be sent twice
-		for _, r := range vh.Routes {
-			name, safe := strings.CutSuffix(r.Name, translate.SafeSuffix)
-			line := tree(t, r).(map[string]any)
-			match := line["match"].(map[string]any)
-			if safe {
-				less(match, usual[true]["match"].(map[string]any))
-			}
-			kept := beside(line, usual[safe]).(map[string]any)
-			delete(kept, "name")
-			delete(kept, "match")
-			shown := fmt.Sprintf("  %s\n    -> %s\n", text(t, match), text(t, kept))
-			switch {
-			case safe:
-				fmt.Fprintf(&b, "  %s, safe methods\n  %s", name, shown)
-				twin = name + shown
-			case twin == name+shown:
-				fmt.Fprintf(&b, "  %s, the others alike\n", name)
-			default:
-				fmt.Fprintf(&b, "  %s\n  %s", name, shown)
-			}
-		}
+		hosts[vh.Name] = projectHost(t, vh, usual)
+		b.WriteString(hosts[vh.Name])
 	}
+	projectSecure(t, &b, res, hosts, usual)
 	ordinary := tree(t, plain[translate.Cluster]["plain:80"].Message)
 	for _, name := range sorted(res[translate.Cluster]) {
 		kept := beside(tree(t, res[translate.Cluster][name].Message), ordinary).(map[string]any)
@@ -130,6 +122,66 @@ func project(t *testing.T, res translate.Resources) string {
 		}
 	}
 	return b.String()
+}
+
+// projectHost shows a virtual host.
+func projectHost(t *testing.T, vh *routev3.VirtualHost, usual map[bool]map[string]any) string {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "host %s\n", vh.Name)
+	twin := "" // the route before, if it is the same for the methods that may be sent twice
+	for _, r := range vh.Routes {
+		name, safe := strings.CutSuffix(r.Name, translate.SafeSuffix)
+		line := tree(t, r).(map[string]any)
+		match := line["match"].(map[string]any)
+		if safe {
+			less(match, usual[true]["match"].(map[string]any))
+		}
+		kept := beside(line, usual[safe]).(map[string]any)
+		delete(kept, "name")
+		delete(kept, "match")
+		shown := fmt.Sprintf("  %s\n    -> %s\n", text(t, match), text(t, kept))
+		switch {
+		case safe:
+			fmt.Fprintf(&b, "  %s, safe methods\n  %s", name, shown)
+			twin = name + shown
+		case twin == name+shown:
+			fmt.Fprintf(&b, "  %s, the others alike\n", name)
+		default:
+			fmt.Fprintf(&b, "  %s\n  %s", name, shown)
+		}
+	}
+	return b.String()
+}
+
+// projectSecure shows what is else over TLS: who is served there, and how.
+func projectSecure(t *testing.T, b *strings.Builder, res translate.Resources, plain map[string]string, usual map[bool]map[string]any) {
+	t.Helper()
+	if l := res[translate.Listener]["https"]; l != nil {
+		for _, c := range l.Message.(*listenerv3.Listener).FilterChains {
+			is := tree(t, c).(map[string]any)
+			kept, _ := is["transport_socket"].(map[string]any)
+			way := "by " + text(t, kept["typed_config"])
+			if kept == nil {
+				way = "passed through by " + text(t, is["filters"])
+			}
+			fmt.Fprintf(b, "https %s for %s, %s\n", c.Name, strings.Join(c.GetFilterChainMatch().GetServerNames(), " "), way)
+		}
+	}
+	for _, name := range sorted(res[translate.Routes]) {
+		if name == "http" {
+			continue
+		}
+		var alike []string
+		for _, vh := range res[translate.Routes][name].Message.(*routev3.RouteConfiguration).VirtualHosts {
+			if is := projectHost(t, vh, usual); is != plain[vh.Name] {
+				fmt.Fprintf(b, "table %s, %s", name, is)
+			} else {
+				alike = append(alike, vh.Name)
+			}
+		}
+		fmt.Fprintf(b, "table %s, as in plain HTTP: %s\n", name, strings.Join(alike, " "))
+	}
 }
 
 // plainResources are those of one plain service.

@@ -8,10 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/cases"
 	"github.com/waggle-lb/waggle/translate/labels"
-	"github.com/waggle-lb/waggle/watcher/stackfile"
 )
 
 // TestEveryProblemHasAWayOut: what costs something says what to write instead.
@@ -20,9 +18,7 @@ func TestEveryProblemHasAWayOut(t *testing.T) {
 	require.NoError(t, err)
 	var without []string
 	for _, c := range all {
-		p, _, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack})
-		require.NoError(t, err)
-		for _, p := range translate.Build(translate.Input{Picture: p, Config: configOf(t, c)}).Problems() {
+		for _, p := range buildCase(t, c).Problems() {
 			require.NotEmpty(t, p.Reason, c.Name)
 			require.NotEmpty(t, p.Service, c.Name)
 			if p.Severity != labels.Info && strings.TrimSpace(p.Hint) == "" {

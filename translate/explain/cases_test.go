@@ -1,7 +1,6 @@
 package explain
 
 import (
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,8 +10,10 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/cases"
+	"github.com/waggle-lb/waggle/translate/cases/certs"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
 )
 
@@ -24,9 +25,17 @@ func TestCasesAreExplained(t *testing.T) {
 	explained := 0
 	for _, c := range all {
 		t.Run(c.Name, func(t *testing.T) {
-			p, _, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack})
+			dir := t.TempDir()
+			made, env, err := certs.For(c, dir)
 			require.NoError(t, err)
-			b := translate.Build(translate.Input{Picture: p, Config: configOf(t, c)})
+			ca, err := made.Authority()
+			require.NoError(t, err)
+			p, _, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{c.File}, Stack: c.Stack, Env: env})
+			require.NoError(t, err)
+			cfg := configOf(t, c, dir)
+			material, errs := secrets.OfFiles(cfg, p)
+			require.Empty(t, errs)
+			b := translate.Build(translate.Input{Picture: p, Config: cfg, Material: material.WithLocal(ca)})
 			res := b.Resources("default")
 			for _, r := range c.Requests {
 				header := http.Header{}
@@ -35,6 +44,14 @@ func TestCasesAreExplained(t *testing.T) {
 				}
 				a, err := Explain(res, Request{Collection: "default", Method: r.Method(), URL: r.URL(), Header: header}, b.Problems())
 				require.NoError(t, err, r.Ask)
+				if r.SNI != "" {
+					continue // a client that asks for one host and means another
+				}
+				if r.Gives.Refused && a.Action == Reject {
+					require.Zero(t, a.Status, "%s: %v", r.Ask, a.Because)
+					explained++
+					continue
+				}
 				if depends(a, r) {
 					continue
 				}
@@ -73,15 +90,18 @@ func depends(a *Answer, r cases.Request) bool {
 	if slices.ContainsFunc(a.Because, func(s string) bool { return strings.Contains(s, "the request must pass") }) {
 		return true
 	}
+	if r.Gives.Refused { // for what the client has not: a certificate, a version
+		return slices.ContainsFunc(a.Because, func(s string) bool { return strings.Contains(s, "with a certificate of") }) || r.TLS != "" || r.Trust != ""
+	}
 	return a.Action == Forward && a.Status == 0 && r.Gives.Service == ""
 }
 
-func configOf(t *testing.T, c cases.Case) *config.Config {
+func configOf(t *testing.T, c cases.Case, dir string) *config.Config {
 	t.Helper()
 	if len(c.Config) == 0 {
 		return config.ForCollections(nil)
 	}
-	collection := maps.Clone(c.Config)
+	collection := c.ConfigIn(dir)
 	collection["default"] = true
 	raw, err := yaml.Marshal(map[string]any{"collections": map[string]any{"default": collection}})
 	require.NoError(t, err)
