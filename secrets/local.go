@@ -154,12 +154,39 @@ func (c *LocalCA) deriveKey(host string) (*ecdsa.PrivateKey, error) {
 // control plane take one development authority: PEM with its certificate and key.
 const LocalSecret = "waggle-local-ca"
 
+// LocalFiles reads the development authority from the file shared, or, where there is
+// none, from the directory dir; "" is none. It gives the root, and the root with its
+// key. fs.ErrNotExist where there is no authority.
+func LocalFiles(shared, dir string) (root, both []byte, err error) {
+	both, _, err = localFiles(shared, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	authority, err := ReadLocalCA(Item{Kind: File, Name: LocalSecret, Data: Hide(both)}, Item{})
+	if err != nil {
+		return nil, nil, err
+	}
+	return authority.Root(), both, nil
+}
+
+func localFiles(shared, dir string) (both []byte, name string, err error) {
+	both, err = nil, fs.ErrNotExist
+	if shared != "" {
+		both, err = os.ReadFile(shared)
+	}
+	if !errors.Is(err, fs.ErrNotExist) || dir == "" {
+		return both, LocalSecret, err
+	}
+	cert, key, err := ca.Local(dir)
+	return append(cert, key...), ca.LocalDirectory, err
+}
+
 // local is where the development authority comes from.
 type local struct {
-	paths     []string
-	cert, key []byte // as read
-	ca        *LocalCA
-	err       error // about them
+	paths []string
+	both  []byte // as read
+	ca    *LocalCA
+	err   error // about both
 }
 
 // files are those of the authority, which nobody else may be given.
@@ -168,42 +195,35 @@ func (l *local) files() []string { return l.paths }
 // read reads the authority: the mounted one, else that of the state directory, which is
 // made if create says so. Without any it gives nil.
 func (l *local) read(mounted, state string, create bool, now time.Time) (*LocalCA, error) {
-	shared, dir := filepath.Join(mounted, LocalSecret), filepath.Join(state, ca.LocalDirectory)
+	shared, dir := filepath.Join(mounted, LocalSecret), ""
 	l.paths = []string{shared}
 	if state != "" {
+		dir = filepath.Join(state, ca.LocalDirectory)
 		l.paths = append(l.paths, filepath.Join(dir, ca.CAFile), filepath.Join(dir, ca.LocalKeyFile))
 	}
-	cert, err := os.ReadFile(shared)
-	var key []byte
-	if errors.Is(err, fs.ErrNotExist) && state != "" {
-		cert, key, err = ca.Local(dir)
-		if errors.Is(err, fs.ErrNotExist) && create {
-			if err = ca.InitLocal(dir, now); err == nil {
-				cert, key, err = ca.Local(dir)
-			}
+	both, name, err := localFiles(shared, dir)
+	if errors.Is(err, fs.ErrNotExist) && create && dir != "" {
+		if err = ca.InitLocal(dir, now); err == nil {
+			both, name, err = localFiles(shared, dir)
 		}
 	}
+	gone := errors.Is(err, fs.ErrNotExist)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !create:
-		*l = local{paths: l.paths}
-		return nil, nil
-	case err != nil && l.ca != nil && !errors.Is(err, fs.ErrNotExist):
+	case err != nil && !gone && l.ca != nil:
 		return l.ca, fmt.Errorf("the development authority cannot be read and stays as it was: %w", err)
 	case err != nil:
 		*l = local{paths: l.paths}
+		if gone && !create {
+			return nil, nil
+		}
 		return nil, fmt.Errorf("there is no development authority (tls: local): %w; make state_dir writable, or mount the secret %s", err, LocalSecret)
-	}
-	if l.cert != nil && bytes.Equal(cert, l.cert) && bytes.Equal(key, l.key) {
+	case l.both != nil && bytes.Equal(both, l.both):
 		return l.ca, l.err
 	}
-	l.cert, l.key, l.err = cert, key, nil
-	name, keyItem := LocalSecret, Item{}
-	if key != nil {
-		name, keyItem = ca.CAFile, Item{Kind: File, Name: ca.LocalKeyFile, Data: Hide(key)}
-	}
-	next, err := ReadLocalCA(Item{Kind: File, Name: name, Data: Hide(cert)}, keyItem)
+	l.both, l.err = both, nil
+	next, err := ReadLocalCA(Item{Kind: File, Name: name, Data: Hide(both)}, Item{})
 	if err != nil { // what was good stays
-		l.err = fmt.Errorf("the development authority (tls: local) cannot be used: %w", err)
+		l.err = fmt.Errorf("the development authority (tls: local): %w", err)
 		return l.ca, l.err
 	}
 	l.ca = next

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/secrets/ca"
 )
 
@@ -26,11 +30,16 @@ is the control plane:
   waggle ca issue DIR dev        the proxies of collection dev: waggle bootstrap --tls
 
 Each identity is a directory DIR/NAME with tls.crt, tls.key and ca.crt. Issue it
-again before it ends: running programs take the new files without a restart.`,
+again before it ends: running programs take the new files without a restart.
+
+Another one is for development alone: services labelled tls: local get their
+certificates from it.
+
+  waggle ca local                its root, for those who trust it`,
 		Args: cobra.NoArgs, // an unknown subcommand is an error
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(caInitCommand(), caIssueCommand(), caListCommand())
+	cmd.AddCommand(caInitCommand(), caIssueCommand(), caListCommand(), caLocalCommand())
 	return cmd
 }
 
@@ -133,4 +142,62 @@ func caListCommand() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+func caLocalCommand() *cobra.Command {
+	var state string
+	var create, withKey bool
+	cmd := &cobra.Command{
+		Use:   "local",
+		Short: "Print the root of the development authority (tls: local)",
+		Long: `Print the root of the development authority as PEM. Services labelled tls: local
+get their certificates from it, for any host: trust it on development machines
+alone. A control plane makes it in its state_dir when a service first asks for it.
+
+Replicas of a control plane agree on it where it is mounted as the secret
+waggle-local-ca.`,
+		Example: `  docker exec CONTROL_PLANE waggle ca local > waggle-root.pem
+  curl --cacert waggle-root.pem https://app.example.com/
+
+  waggle ca local --state-dir ./dev-ca --create --with-key | docker secret create waggle-local-ca -`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			shared := filepath.Join(secrets.MountedSecrets, secrets.LocalSecret)
+			if state == "" {
+				cfg, err := loadConfig(cmd)
+				if err != nil {
+					return err
+				}
+				state = cfg.StateDir
+			} else {
+				shared = "" // where one is named, that one is meant
+			}
+			dir := filepath.Join(state, ca.LocalDirectory)
+			if create && !fileExists(shared) {
+				if err := ca.InitLocal(dir, time.Now()); err != nil {
+					return err
+				}
+			}
+			root, both, err := secrets.LocalFiles(shared, dir)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return fmt.Errorf("there is no development authority in %s: a control plane makes it when a service first asks for tls: local; --create makes it now", dir)
+			case err != nil:
+				return err
+			case withKey:
+				root = both
+			}
+			_, err = cmd.OutOrStdout().Write(root)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&state, "state-dir", "", "the state_dir of the control plane (default: that of the configuration, or the mounted secret "+secrets.LocalSecret+")")
+	cmd.Flags().BoolVar(&create, "create", false, "make it if there is none")
+	cmd.Flags().BoolVar(&withKey, "with-key", false, "print its private key too, for the secret "+secrets.LocalSecret)
+	return cmd
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return path != "" && err == nil
 }
