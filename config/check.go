@@ -140,6 +140,7 @@ func (r *reader) collection(at string, c *Collection, prefixes []string) {
 	}
 	r.ports(at, c)
 	r.certificates(at+".certificates", &c.Certificates)
+	r.tracing(at+".tracing", c.Tracing)
 	r.words(at+".networks", c.Networks)
 	r.words(at+".match_constraints", c.MatchConstraints)
 	for i, label := range c.AccessLabels {

@@ -80,6 +80,7 @@ type Collection struct {
 	ShareHosts       string              `yaml:"share_hosts"` // owner or any
 	HostOwners       map[string][]string `yaml:"host_owners"`
 	AccessLog        bool                `yaml:"access_log"`
+	Tracing          Tracing             `yaml:"tracing"`
 	Routes           string              `yaml:"routes"` // rds or vhds
 	Defaults         map[string]string   `yaml:"defaults"`
 	Required         map[string]string   `yaml:"required"`

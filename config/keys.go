@@ -41,6 +41,7 @@ var sections = []struct {
 	{"swarm.courier", reflect.TypeFor[Courier]()},
 	{"collections.<name>", reflect.TypeFor[Collection]()},
 	{"collections.<name>.certificates", reflect.TypeFor[Certificates]()},
+	{"collections.<name>.tracing", reflect.TypeFor[Tracing]()},
 }
 
 // suggestKey is the way out for a key that section t does not have.

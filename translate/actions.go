@@ -415,6 +415,7 @@ func unlike(a, b *labels.Route) string {
 		{"compression", slices.Equal(a.Compression, b.Compression)},
 		{"websocket", a.NoWebSocket == b.NoWebSocket},
 		{"access_log", same(a.AccessLog, b.AccessLog)},
+		{"trace_sampling", a.TraceSampling == b.TraceSampling},
 		{"fault_delay", same(a.FaultDelay, b.FaultDelay)},
 		{"fault_abort", same(a.FaultAbort, b.FaultAbort)},
 	} {

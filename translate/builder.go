@@ -103,6 +103,7 @@ func (b *Builder) all(in Input) {
 		c.reading = b.elsewhere()
 		c.setStandard(b)
 		c.fleet, c.hidden = b.fleetNetworks(c.name), b.hiddenBy(c.name)
+		c.collect(b)
 	}
 	for id := range in.Picture.Services {
 		b.place(id)

@@ -21,6 +21,8 @@ type collection struct {
 	// hidden names the service that is its fleet, where that is published through the
 	// ingress mesh: then no address of a client reaches a proxy.
 	hidden string
+	// noCollector says why its traces are sent nowhere, see tracing.go.
+	noCollector string
 	// extensions is what routes bring to shared filters, by filter and routeKey.
 	extensions map[string]map[string]proto.Message
 
@@ -122,8 +124,7 @@ func (c *collection) finish() []Change {
 		c.chains = c.filterChains()
 	}
 	for name, whole := range c.touched {
-		if e, outside := externalNamed(name); outside && c.refs[name] > 0 {
-			m := newExternalCluster(e)
+		if m := c.outside(name); m != nil {
 			set(&Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m)})
 			continue
 		}
@@ -167,7 +168,7 @@ func (c *collection) finish() []Change {
 	}
 	if c.fresh && c.cfg.HTTPPort != 0 {
 		m := newHTTPListener(c.cfg)
-		var refs []Ref
+		refs := collectorRefs(c.cfg)
 		for _, f := range sharedFilters() {
 			refs = append(refs, Ref{Extension, f.name})
 		}

@@ -22,7 +22,8 @@ const systemRoots = "/etc/ssl/certs/ca-certificates.crt"
 // externalConnectTimeout is longer than that of tasks: these are far away.
 const externalConnectTimeout = 5 * time.Second
 
-// external is a server outside of the Swarm that proxies ask: an identity provider.
+// external is a server outside of the Swarm that proxies ask (an identity provider) or tell (a collector
+// of traces).
 // Its cluster is named by its origin, "https://id.example.com:443", and follows
 // from that name alone.
 type external struct {
@@ -63,6 +64,21 @@ func externalNamed(cluster string) (external, bool) {
 		e.port = uint32(n)
 	}
 	return e, true
+}
+
+// outside gives the cluster of a server outside of the Swarm that the collection's
+// resources name; nil where the name is of no such server.
+func (c *collection) outside(cluster string) *clusterv3.Cluster {
+	if c.refs[cluster] == 0 {
+		return nil
+	}
+	if e, ok := collector(c.cfg); ok && cluster == collectorCluster(e) {
+		return newCollectorCluster(e, c.noCollector)
+	}
+	if e, ok := externalNamed(cluster); ok {
+		return newExternalCluster(e)
+	}
+	return nil
 }
 
 // refusedServer says why a proxy may not be sent to that server, or "".

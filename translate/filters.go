@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/translate/labels"
 )
 
@@ -31,6 +32,8 @@ type httpFilter struct {
 	// guard: who may pass. What cannot be built closes the route, and services with
 	// different guards never share a match.
 	guard bool
+	// in says in which collections it stands in the chain; nil: in every one.
+	in func(*config.Collection) bool
 	// on gives what the filter does for a route, nil where it stays off. An error
 	// names the label at fault (see errorAt); it costs what the key's class says.
 	on func(r *route) (validator, error)
@@ -43,9 +46,10 @@ type httpFilter struct {
 // costs most and what changes the request last. The router is not in it.
 var httpFilters = []*httpFilter{
 	logOn, logOff, // what is refused is logged too
-	addresses, // the cheapest, and what it refuses costs nobody else anything
-	cors,      // preflight requests carry no credentials, and refusals below must be readable by scripts
-	rateLimit, // whoever guesses passwords is counted
+	traceParent, // whoever is asked below shall know
+	addresses,   // the cheapest, and what it refuses costs nobody else anything
+	cors,        // preflight requests carry no credentials, and refusals below must be readable by scripts
+	rateLimit,   // whoever guesses passwords is counted
 	bodySize,
 	basicAuth,
 	apiKeys,
@@ -200,13 +204,17 @@ func guarded(e *routev3.Route, r *route) *routev3.Route {
 		e.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{metadataKey: {Fields: r.metadata}}}
 	}
 	shaped(e, r)
+	traced(e, r)
 	return e
 }
 
 // chain gives the HTTP filters of a listener; the router comes after them.
-func chain() []*hcmv3.HttpFilter {
+func chain(c *config.Collection) []*hcmv3.HttpFilter {
 	var out []*hcmv3.HttpFilter
 	for _, f := range httpFilters {
+		if f.in != nil && !f.in(c) {
+			continue
+		}
 		e := &hcmv3.HttpFilter{Name: f.name, Disabled: true}
 		if f.shared == nil {
 			e.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(f.chain())}

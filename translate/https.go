@@ -61,7 +61,7 @@ func (c *collection) buildSecureListeners(set func(*Resource), drop func(Kind, s
 	}
 	quic.Address.GetSocketAddress().Protocol = corev3.SocketAddress_UDP
 
-	var refs []Ref
+	refs := collectorRefs(c.cfg)
 	for _, f := range sharedFilters() {
 		refs = append(refs, Ref{Extension, f.name})
 	}
@@ -106,6 +106,7 @@ func (c *collection) buildSecureListeners(set func(*Resource), drop func(Kind, s
 		return
 	}
 	refs = slices.DeleteFunc(slices.Clone(refs), func(r Ref) bool { return r.Kind == Cluster })
+	refs = sortedRefs(append(refs, collectorRefs(c.cfg)...))
 	set(&Resource{Kind: Listener, Name: quic.Name, Message: quic, Body: mustEncode(quic), Refs: refs})
 }
 

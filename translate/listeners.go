@@ -54,13 +54,13 @@ func newHTTPListener(c *config.Collection) *listenerv3.Listener {
 }
 
 func connectionManager(c *config.Collection, stats, table string) *hcmv3.HttpConnectionManager {
-	return &hcmv3.HttpConnectionManager{
+	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: stats,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
 			ConfigSource:    adsSource(nil),
 			RouteConfigName: table,
 		}},
-		HttpFilters: append(chain(), &hcmv3.HttpFilter{
+		HttpFilters: append(chain(c), &hcmv3.HttpFilter{
 			Name: "envoy.filters.http.router",
 			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(&routerv3.Router{
 				SuppressEnvoyHeaders: true,
@@ -99,6 +99,8 @@ func connectionManager(c *config.Collection, stats, table string) *hcmv3.HttpCon
 		},
 		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 	}
+	trace(m, c)
+	return m
 }
 
 // nobody is a range that no client comes from: without a range Envoy may count

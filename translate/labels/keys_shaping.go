@@ -12,9 +12,11 @@ type Shaping struct {
 
 	Compression []string // of Compressions, each once; empty: none
 	NoWebSocket bool
-	AccessLog   *bool  // nil: as the collection says
-	FaultDelay  *Delay // nil: none
-	FaultAbort  *Abort // nil: none
+	AccessLog   *bool // nil: as the collection says
+	// TraceSampling is a percentage; 0: nothing is traced.
+	TraceSampling float64
+	FaultDelay    *Delay // nil: none
+	FaultAbort    *Abort // nil: none
 }
 
 // HeaderChanges are made in this order: what is removed, what is set, what is added.
@@ -82,8 +84,10 @@ var shapingKeys = section{title: "Shaping and watching", intro: "Values are lite
 	{name: "access_log", class: Comfort, standardText: "the collection's",
 		value:   use(boolean, func(t *target, v bool) { t.route.AccessLog = &v }),
 		meaning: "Whether a line is written for every request of the route (JSON, on the proxies' standard output)."},
-	{name: "trace_sampling", class: Comfort, value: later(percent),
-		meaning: "The share of requests that are traced."},
+	{name: "trace_sampling", class: Comfort, standard: "0",
+		value: use(percent, func(t *target, v float64) { t.route.TraceSampling = v }),
+		meaning: "The share of requests that are traced. Spans go to the collector that `tracing.otlp` of the collection in `waggle.yml` names (OTLP over gRPC); without one nothing is traced. " +
+			"The task gets the proxy's span, and whether the request was sampled, in `traceparent`. A request that brings a `traceparent` keeps its flag, and is traced only if that says so, too. Without this key `traceparent` is left alone."},
 	{name: "fault_delay", class: Comfort,
 		value: use(pair("`2s,10%`", true, positive, percent), func(t *target, v two[time.Duration, float64]) {
 			t.route.FaultDelay = &Delay{For: v.first, Percent: v.second}

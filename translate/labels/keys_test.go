@@ -51,7 +51,6 @@ const (
 	unbuiltKeys = "ssl_backend ssl_backend_tls_verify ssl_backend_sni " +
 		"ssl_cert ssl_key ssl_passthrough tls tls_min_version client_ca hsts " +
 		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes " +
-		"trace_sampling " +
 		"tcp_port tcp_hosts udp_port"
 )
 
