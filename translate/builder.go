@@ -127,6 +127,7 @@ func (b *Builder) some(changes watcher.Changes, objects bool, before *secrets.Ma
 			c.list(b.material)
 			c.setStandard(b)
 		}
+		b.problemsStale = true // those of the collections' own certificates too
 	}
 	fleets := map[string]struct{}{}
 	for id := range changes.Services {

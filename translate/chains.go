@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/waggle-lb/waggle/watcher"
 )
 
 // filterChain is what becomes of connections with some server names: they end here
@@ -44,10 +46,13 @@ type chainKey struct {
 // one chain. A host that says what it wants has that; else a name belongs to the
 // certificates of directories before those of labels, and among these to the oldest.
 func (c *collection) filterChains() []*filterChain {
+	if c.cfg.HTTPSPort == 0 {
+		return nil
+	}
 	chains := map[chainKey]*filterChain{}
-	since := map[chainKey]*claim{} // the oldest claim that brought it
-	wants := map[string]chainKey{} // by host
-	var order []chainKey           // in which chains may take the names of their certificates
+	since := map[chainKey]*watcher.Service{} // the oldest that brought it
+	wants := map[string]chainKey{}           // by host
+	var order []chainKey                     // in which chains may take the names of their certificates
 	for _, cert := range c.listed {
 		key := chainKey{secret: cert.secret}
 		if chains[key] == nil {
@@ -65,14 +70,13 @@ func (c *collection) filterChains() []*filterChain {
 			wants[h.name] = key
 		case t.served():
 			key := chainKey{profile: t.profile, secret: t.cert.secret}
-			oldest := h.claims[0]
 			if chains[key] == nil {
 				chains[key] = &filterChain{profile: t.profile, authority: t.authority, cert: t.cert}
-				if since[key] = oldest; !t.strict() {
+				if since[key] = t.since; !t.strict() {
 					labelled = append(labelled, key)
 				}
-			} else if since[key] != nil && oldest.older(since[key]) < 0 {
-				since[key] = oldest
+			} else if since[key] != nil && t.since.Older(since[key]) {
+				since[key] = t.since
 			}
 			if t.cert.covers(h.name) { // else it is a wildcard, and its certificate is for some below it
 				wants[h.name] = key
@@ -86,8 +90,15 @@ func (c *collection) filterChains() []*filterChain {
 		}
 	}
 	slices.SortFunc(labelled, func(a, b chainKey) int {
-		return cmp.Or(since[a].older(since[b]), cmp.Compare(a.secret, b.secret))
+		switch x, y := since[a], since[b]; {
+		case x.Older(y):
+			return -1
+		case y.Older(x):
+			return 1
+		}
+		return cmp.Compare(a.secret, b.secret)
 	})
+	c.brought = map[string]bool{}
 	order = append(order, labelled...)
 
 	own := map[string]chainKey{}
@@ -104,8 +115,11 @@ func (c *collection) filterChains() []*filterChain {
 			if wanted, asked := wants[name]; asked && wanted != key {
 				continue
 			}
-			if h := c.hosts[name]; h != nil && h.plain.bytes != nil && !h.tls.served() && !chains[key].cert.listed {
-				continue // somebody else's, and not to be had over TLS
+			if !chains[key].cert.listed {
+				c.brought[name] = true
+				if h := c.hosts[name]; h != nil && h.plain.bytes != nil && !h.tls.served() {
+					continue // somebody else's, and not to be had over TLS
+				}
 			}
 			own[name] = key
 		}

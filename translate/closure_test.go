@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,7 +12,11 @@ import (
 	authzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	chainv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
+	oauth2v3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/oauth2/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	quicv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/quic/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
@@ -42,7 +47,7 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 				}
 			}
 		}
-		named := map[string]bool{}
+		named := tunnelled(t, res)
 		for n, r := range res[Routes] {
 			refs := map[string]bool{}
 			for _, ref := range r.Refs {
@@ -79,14 +84,77 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 		}
 		require.Len(t, res[Endpoints], eds)
 		for n, r := range res[Listener] {
-			for _, chain := range r.Message.(*listenerv3.Listener).FilterChains {
-				hcm := new(hcmv3.HttpConnectionManager)
-				require.NoError(t, chain.Filters[0].GetTypedConfig().UnmarshalTo(hcm))
-				require.NoError(t, hcm.ValidateAll())
-				require.Contains(t, res[Routes], hcm.GetRds().RouteConfigName, "listener %s", n)
+			requireChains(t, res, n, r)
+		}
+	}
+}
+
+// requireChains checks that every filter chain of a listener has what it names, and
+// that no server name leads to two.
+func requireChains(t testing.TB, res Resources, name string, r *Resource) {
+	t.Helper()
+	needs := map[Ref]bool{}
+	for _, ref := range r.Refs {
+		needs[ref] = true
+	}
+	servers, called := map[string]string{}, map[string]bool{}
+	for _, chain := range r.Message.(*listenerv3.Listener).FilterChains {
+		require.False(t, called[chain.Name], "listener %s: two chains %s", name, chain.Name)
+		called[chain.Name] = true
+		for _, server := range chain.GetFilterChainMatch().GetServerNames() {
+			at := fmt.Sprint(server, chain.FilterChainMatch.SourcePrefixRanges)
+			require.Empty(t, servers[at], "listener %s: server name %s twice", name, server)
+			servers[at] = chain.Name
+		}
+		last := chain.Filters[len(chain.Filters)-1].GetTypedConfig()
+		if hcm := new(hcmv3.HttpConnectionManager); last.MessageIs(hcm) {
+			require.NoError(t, last.UnmarshalTo(hcm))
+			require.NoError(t, hcm.ValidateAll())
+			require.True(t, needs[Ref{Routes, hcm.GetRds().RouteConfigName}], "listener %s", name)
+		} else {
+			require.NoError(t, last.UnmarshalTo(new(tcpproxyv3.TcpProxy)))
+		}
+		if chain.TransportSocket == nil {
+			continue
+		}
+		var ctx *tlsv3.DownstreamTlsContext
+		m, err := chain.TransportSocket.GetTypedConfig().UnmarshalNew()
+		require.NoError(t, err)
+		if ctx, _ = m.(*tlsv3.DownstreamTlsContext); ctx == nil {
+			ctx = m.(*quicv3.QuicDownstreamTransport).DownstreamTlsContext
+		}
+		require.NoError(t, ctx.ValidateAll())
+		named := ctx.CommonTlsContext.TlsCertificateSdsSecretConfigs
+		if ca := ctx.CommonTlsContext.GetValidationContextSdsSecretConfig(); ca != nil {
+			require.True(t, ctx.RequireClientCertificate.GetValue())
+			named = append(named, ca)
+		}
+		for _, s := range named {
+			require.True(t, needs[Ref{Secret, s.Name}], "listener %s, secret %s", name, s.Name)
+			require.True(t, proto.Equal(bySDS(s.Name), s))
+		}
+	}
+}
+
+// tunnelled are the clusters that listeners name themselves.
+func tunnelled(t testing.TB, res Resources) map[string]bool {
+	named := map[string]bool{}
+	for _, r := range res[Listener] {
+		for _, chain := range r.Message.(*listenerv3.Listener).FilterChains {
+			p := new(tcpproxyv3.TcpProxy)
+			if last := chain.Filters[len(chain.Filters)-1].GetTypedConfig(); !last.MessageIs(p) || last.UnmarshalTo(p) != nil {
+				continue
+			}
+			require.NoError(t, p.ValidateAll())
+			if c := p.GetCluster(); c != "" {
+				named[c] = true
+			}
+			for _, c := range p.GetWeightedClusters().GetClusters() {
+				named[c.Name] = true
 			}
 		}
 	}
+	return named
 }
 
 func clustersOf(t testing.TB, res Resources, r *routev3.Route) []string {
@@ -126,6 +194,20 @@ func askedBy(t testing.TB, res Resources, r *routev3.Route) (out []string) {
 		if c := p.GetRemoteJwks().GetHttpUri().GetCluster(); c != "" {
 			out = append(out, c)
 		}
+	}
+	if packed := r.TypedPerFilterConfig[oidc.name]; packed != nil {
+		var chain chainv3.FilterChainConfigPerRoute
+		require.NoError(t, packed.UnmarshalTo(&chain))
+		require.NoError(t, chain.ValidateAll())
+		require.Len(t, chain.FilterChain.Filters, 3)
+		var o oauth2v3.OAuth2
+		require.NoError(t, chain.FilterChain.Filters[1].TypedConfig.UnmarshalTo(&o))
+		require.NoError(t, o.ValidateAll())
+		for _, s := range []*tlsv3.SdsSecretConfig{o.Config.Credentials.TokenSecret, o.Config.Credentials.GetHmacSecret()} {
+			require.NotNil(t, res[Secret][s.Name], "route %s: no secret %s", r.Name, s.Name)
+			require.True(t, proto.Equal(bySDS(s.Name), s))
+		}
+		out = append(out, o.Config.TokenEndpoint.GetCluster())
 	}
 	packed := r.TypedPerFilterConfig[extAuth.name]
 	if packed == nil {

@@ -37,6 +37,7 @@ type collection struct {
 	standard         *certificate
 	standardProblems []Problem
 	chains           []*filterChain
+	brought          map[string]bool // names of certificates that labels brought
 
 	hosts     map[string]*host
 	published ordered[*host]      // that somebody has
@@ -121,7 +122,7 @@ func (c *collection) finish() []Change {
 	}
 	rechained := c.fresh || c.rechain
 	if rechained {
-		c.chains = c.filterChains()
+		c.chains, c.secret = c.filterChains(), true
 	}
 	for name, whole := range c.touched {
 		if m := c.outside(name); m != nil {
@@ -207,6 +208,7 @@ func (c *collection) buildHost(h *host) (plainChanged, secureChanged bool) {
 		c.settle(h)
 	}
 	if is, was := h.plain.bytes != nil, before.plain.bytes != nil; is != was {
+		c.rechain = c.rechain || c.brought[h.name]
 		if is {
 			c.published.put(h.name, h)
 		} else {

@@ -37,7 +37,7 @@ func servesHTTP3(c *config.Collection) bool { return c.HTTP3 && !c.ProxyProtocol
 // buildSecureListeners brings the listeners of HTTPS to the chains that there are.
 // Without any there is none: a connection is refused.
 func (c *collection) buildSecureListeners(set func(*Resource), drop func(Kind, string)) {
-	if len(c.chains) == 0 || c.cfg.HTTPSPort == 0 {
+	if len(c.chains) == 0 {
 		drop(Listener, httpsListener)
 		drop(Listener, http3Listener)
 		return
@@ -180,9 +180,6 @@ func authorityOf(name string) string {
 
 // secretsOfChains are those that listeners name.
 func (c *collection) secretsOfChains(in map[string]*tlsv3.Secret) {
-	if c.cfg.HTTPSPort == 0 {
-		return
-	}
 	inUse := map[string]bool{}
 	for _, ch := range c.chains {
 		if ch.cert == nil {

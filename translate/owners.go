@@ -99,6 +99,11 @@ func resolve(c *config.Collection, host string, claims []*claim, overTLS bool) (
 		moved = nil
 	}
 	roots := map[string]*claim{} // of the owner
+	takes := func(cl *claim) {
+		if cl.on.kind == prefixPath && roots[cl.on.path] == nil {
+			roots[cl.on.path] = cl
+		}
+	}
 	for _, cl := range mine {
 		passes := cl.route.label.Passthrough && cl.redirect == nil
 		switch {
@@ -118,6 +123,7 @@ func resolve(c *config.Collection, host string, claims []*claim, overTLS bool) (
 			lose(cl, first, fmt.Sprintf("connections to %s are passed through (ssl_passthrough): there is no HTTP on it but redirects", host))
 		case cl.hidden && !overTLS:
 			cl.lost = true
+			takes(cl)
 		case moved != nil && cl.redirect == nil:
 			cl.lost = true
 			if p, tell := yields(cl, moved); tell && !passes {
@@ -129,9 +135,7 @@ func resolve(c *config.Collection, host string, claims []*claim, overTLS bool) (
 			vague = append(vague, cl)
 		default:
 			add(cl)
-			if cl.on.kind == prefixPath && roots[cl.on.path] == nil {
-				roots[cl.on.path] = cl
-			}
+			takes(cl)
 		}
 	}
 	guests := map[string]*claim{} // by the context root that they added

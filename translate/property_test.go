@@ -57,6 +57,8 @@ func (s *swarm) config() {
 	cfg.Collections["prod"].Networks = pick(r, nil, []string{"prod-edge"})
 	dev.Default = r.IntN(4) > 0
 	dev.AccessLog = r.IntN(4) == 0
+	dev.HTTP3 = r.IntN(4) == 0
+	dev.Certificates.Default = pick(r, "", "", "pair-a", "gone")
 	if r.IntN(4) == 0 {
 		cfg.Collections["test"] = &config.Collection{Name: "test", Bind: "0.0.0.0", HTTPPort: 8080}
 	}
@@ -110,6 +112,21 @@ func (s *swarm) route(prefix string, into map[string]string) {
 	into[prefix+"max_requests"] = pick(r, "", "", "", "7", "0")
 	into[prefix+"slow_start"] = pick(r, "", "", "", "30s", "x")
 	s.traffic(prefix, into)
+	s.secured(prefix, into)
+}
+
+// secured is what a route says about TLS, good and bad.
+func (s *swarm) secured(prefix string, into map[string]string) {
+	r := s.rnd
+	into[prefix+"ssl_cert"] = pick(r, "", "", "pair-a", "pair-x", "pair-all", "ca", "gone")
+	into[prefix+"ssl_key"] = pick(r, "", "", "", "", "pair-a", "pair-x", "gone")
+	into[prefix+"ssl_passthrough"] = pick(r, "", "", "", "", "", "true", "false")
+	into[prefix+"tls_min_version"] = pick(r, "", "", "", "", "1.2", "1.3", "1.1")
+	into[prefix+"client_ca"] = pick(r, "", "", "", "", "", "ca", "pair-a", "gone")
+	into[prefix+"hsts"] = pick(r, "", "", "", "1h", "0")
+	into[prefix+"ssl_backend"] = pick(r, "", "", "", "", "true")
+	into[prefix+"ssl_backend_tls_verify"] = pick(r, "", "", "", "", "", "none", "system", "ca", "gone")
+	into[prefix+"ssl_backend_sni"] = pick(r, "", "", "", "", "", "in.test")
 }
 
 // traffic of a route and what it answers by itself, good and bad.
@@ -291,6 +308,14 @@ func (s *swarm) objects() {
 		data := pick(s.rnd, "", "alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n", "k1\n", `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}`)
 		if data != "" {
 			s.picture.Configs[name] = &watcher.Config{ID: name, Name: name, Data: []byte(data)}
+		}
+	}
+	for _, c := range []struct{ name, good, other string }{
+		{"pair-a", both("a.test"), both("a.test", "b.test")}, {"pair-x", both("*.x.test", "b.test"), both("y.x.test")},
+		{"pair-all", both("a.test", "b.test", "*.x.test", "*.test"), "no PEM"}, {"ca", both("CA"), both("CA", "2")},
+	} {
+		if data := pick(s.rnd, c.good, c.good, c.good, c.other, ""); data != "" {
+			s.picture.Configs[c.name] = &watcher.Config{ID: c.name, Name: c.name, Data: []byte(data)}
 		}
 	}
 }

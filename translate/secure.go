@@ -10,6 +10,7 @@ import (
 
 	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate/labels"
+	"github.com/waggle-lb/waggle/watcher"
 )
 
 // hostTLS is what a host is over TLS. It belongs to the host: its owner's oldest
@@ -21,6 +22,8 @@ type hostTLS struct {
 	authority *tlsv3.Secret // of the profile
 	tunnel    []weighted    // passthrough: who shares its connections; nil where it is terminated
 	closed    bool          // the profile cannot be had
+	// since is the owner's oldest service: of two certificates for a name the older counts.
+	since *watcher.Service
 }
 
 // served reports whether the host is in a table of HTTPS.
@@ -28,6 +31,9 @@ func (t *hostTLS) served() bool { return t.cert != nil && !t.closed && t.tunnel 
 
 // same reports whether two are the same for listeners.
 func (t *hostTLS) same(o *hostTLS) bool {
+	if t.served() && o.served() && (t.since.ID != o.since.ID || !t.since.CreatedAt.Equal(o.since.CreatedAt)) {
+		return false
+	}
 	if t.served() != o.served() || t.served() && (t.profile != o.profile || t.cert.secret != o.cert.secret || !slices.Equal(t.cert.pair.Names, o.cert.pair.Names)) {
 		return false
 	}
@@ -44,6 +50,7 @@ func (t *hostTLS) decide(host string, mine, all []*claim) (problems []Problem) {
 		return nil
 	}
 	oldest := mine[0].route.svc
+	t.since = oldest.spec
 	for _, cl := range mine {
 		ask := &cl.route.tls
 		if cl.route.svc != oldest || cl.redirect != nil {

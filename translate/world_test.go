@@ -109,8 +109,8 @@ func testConfig() *config.Config {
 		XDS: config.XDS{Address: ":18000"}, Admin: config.Admin{Address: "127.0.0.1:19000"},
 		LabelPrefixes: []string{"com.docker.lb", "lb"},
 		Collections: map[string]*config.Collection{
-			"dev":  {Name: "dev", Default: true, Bind: "0.0.0.0", HTTPPort: 80, ShareHosts: "owner", Networks: []string{"dev-edge"}},
-			"prod": {Name: "prod", Bind: "0.0.0.0", HTTPPort: 80, ShareHosts: "owner", Networks: []string{"prod-edge"}},
+			"dev":  {Name: "dev", Default: true, Bind: "0.0.0.0", HTTPPort: 80, HTTPSPort: 443, HTTPSPublicPort: 443, ShareHosts: "owner", Networks: []string{"dev-edge"}},
+			"prod": {Name: "prod", Bind: "0.0.0.0", HTTPPort: 80, HTTPSPort: 443, HTTPSPublicPort: 443, ShareHosts: "owner", Networks: []string{"prod-edge"}},
 		},
 	}
 }
