@@ -74,6 +74,7 @@ func TestSwarm(t *testing.T) {
 		})
 	})
 
+	chapter("couriers bring secrets that nobody mounted", func(t *testing.T, s *swarm) { couriered(t, s, traffic) })
 	chapter("polling through a read-only proxy", func(t *testing.T, s *swarm) { polled(t, s, traffic) })
 	announced("poll")
 

@@ -1,0 +1,274 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// guarded is a Docker secret with one user and password, and what must be seen of it nowhere.
+type guarded struct {
+	password string
+	hash     string // what the secret holds of it
+}
+
+func newGuarded() guarded {
+	password := rand.Text()
+	sum := sha1.Sum([]byte(password))
+	return guarded{password, base64.StdEncoding.EncodeToString(sum[:])}
+}
+
+// make makes the secret, for a collection if one is named.
+func (g guarded) make(s *swarm, name, collection string) {
+	s.t.Helper()
+	file := filepath.Join(s.t.TempDir(), name)
+	require.NoError(s.t, os.WriteFile(file, []byte("alice:{SHA}"+g.hash+"\n"), 0o600))
+	args := []string{"secret", "create"}
+	if collection != "" {
+		args = append(args, "--label", "com.docker.lb.collection="+collection)
+	}
+	s.docker(append(args, name, file)...)
+}
+
+// as asks a collection's proxy for a host with this password; what else there is in the
+// answer is left out.
+func (g guarded) as(s *swarm, collection, host string) (status int, reason string, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.edges[collection].address+"/", nil)
+	if err != nil {
+		return 0, "", err
+	}
+	req.Host = host
+	req.SetBasicAuth("alice", g.password)
+	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	return res.StatusCode, res.Header.Get("X-Waggle-Reason"), err
+}
+
+// becomes waits until a host answers so, and gives how long that took.
+func (g guarded) becomes(s *swarm, collection, host string, want int) time.Duration {
+	s.t.Helper()
+	began := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		status, _, err := g.as(s, collection, host)
+		if err == nil && status == want {
+			return time.Since(began)
+		}
+		require.Less(s.t, time.Since(began), patience, "%s asked of %s: %d instead of %d, %v", host, collection, status, want, err)
+	}
+}
+
+// couriered has control planes that fetch Docker secrets by couriers.
+func couriered(t *testing.T, s *swarm, traffic *traffic) {
+	dev, next, prod, nobodys := newGuarded(), newGuarded(), newGuarded(), newGuarded()
+	var hidden []string
+	for _, g := range []guarded{dev, next, prod, nobodys} {
+		hidden = append(hidden, g.hash, g.password)
+	}
+	traffic.lossless(t, func() {
+		// What a control plane left that was killed in the middle of it, and something
+		// that is somebody else's.
+		left := "waggle-courier-0123456789abcdef"
+		s.plantJob(left, left)
+		s.plantJob("nightly", "nightly")
+		t.Cleanup(func() { _, _ = s.try(context.WithoutCancel(t.Context()), 1, "service", "rm", "nightly") })
+
+		out, err := s.script(t.Context(), "platform", "WGL_STACK=stack.yml stack-courier.yml")
+		require.NoError(t, err, out)
+		s.until("control planes with couriers run", func() bool {
+			now := s.running("edge_waggle")
+			for _, c := range now {
+				env, err := s.try(t.Context(), c.node, "inspect", "--format", "{{.Config.Env}}", c.id)
+				if err != nil || !strings.Contains(env, "WAGGLE_SWARM_COURIER_IMAGE") {
+					return false
+				}
+			}
+			return len(now) == 2 && s.settled("edge_waggle")
+		})
+		pushed(t, s)
+		seen := s.watchCouriers()
+
+		dev.make(s, "courier_users", "dev")
+		prod.make(s, "prods", "prod")
+		nobodys.make(s, "nobodys", "")
+		s.deploy("courier", "courier.yml")
+		t.Logf("from the deployment to the first request with the secret's password: %v in dev, %v more in prod",
+			dev.becomes(s, "dev", "right.dev.example.com", http.StatusOK).Round(time.Millisecond),
+			prod.becomes(s, "prod", "right.prod.example.com", http.StatusOK).Round(time.Millisecond))
+		nobodys.becomes(s, "dev", "right.dev.example.com", http.StatusUnauthorized)
+		for _, host := range []string{"others.dev.example.com", "nobodys.dev.example.com"} {
+			for _, g := range []guarded{dev, prod, nobodys} {
+				status, reason, err := g.as(s, "dev", host)
+				require.NoError(t, err)
+				require.Equal(t, http.StatusServiceUnavailable, status, host)
+				require.Equal(t, "guard_unavailable", reason, host)
+			}
+		}
+
+		t.Run("a changed label is a rotation", func(t *testing.T) {
+			s := s.at(t)
+			next.make(s, "courier_users2", "dev")
+			s.docker("service", "update", "--quiet", "--detach", "--label-add", "com.docker.lb.basic_auth=users2", "courier_right")
+			t.Logf("from the changed label to the new password: %v", next.becomes(s, "dev", "right.dev.example.com", http.StatusOK).Round(time.Millisecond))
+			dev.becomes(s, "dev", "right.dev.example.com", http.StatusUnauthorized)
+		})
+		t.Run("control planes that start take nothing away", func(t *testing.T) {
+			s := s.at(t)
+			asked := s.asking(next, "dev", "right.dev.example.com")
+			s.replace("edge_waggle")
+			s.until("new control planes serve", func() bool { return s.ready() == 2 && s.connected("dev") && s.connected("prod") })
+			n, other := asked()
+			require.Empty(t, other, "answers but 200, of %d", n)
+			require.Greater(t, n, 50)
+			t.Logf("%d requests with the secret's password, all answered", n)
+		})
+		t.Run("nothing of them is seen", func(t *testing.T) {
+			s := s.at(t)
+			all := seen()
+			require.Contains(t, all, "courier_users", "jobs were seen")
+			require.NotContains(t, all, "PRIVATE KEY")
+			all += s.everythingSaid()
+			for _, h := range hidden {
+				require.NotContains(t, all, h)
+			}
+		})
+		t.Run("leftovers are reaped, and nothing else", func(t *testing.T) {
+			s := s.at(t)
+			s.until("only somebody else's is there", func() bool {
+				return s.docker("service", "ls", "--filter", "label=waggle.courier", "--format", "{{.Name}}") == "nightly" &&
+					s.docker("secret", "ls", "--filter", "label=waggle.courier", "--format", "{{.Name}}") == ""
+			})
+		})
+		t.Run("what is removed is gone", func(t *testing.T) {
+			s := s.at(t)
+			s.docker("secret", "rm", "courier_users2")
+			next.becomes(s, "dev", "right.dev.example.com", http.StatusServiceUnavailable)
+			s.docker("stack", "rm", "courier")
+			s.docker("secret", "rm", "courier_users", "prods", "nobodys")
+			s.eventually("dev", "right.dev.example.com", unknownHost)
+		})
+	})
+}
+
+// ready counts the control planes that have published. (Of what is wrong with services
+// waggle status says so by its exit code.)
+func (s *swarm) ready() (n int) {
+	s.t.Helper()
+	for _, c := range s.running("edge_waggle") {
+		if _, err := s.try(s.t.Context(), c.node, "exec", c.id, "/waggle", "healthcheck", "--config", "/etc/waggle/waggle.yml", "--ready"); err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// plantJob makes a job that looks like a courier's, with a label.
+func (s *swarm) plantJob(name, label string) {
+	s.t.Helper()
+	s.docker("service", "create", "--quiet", "--detach", "--no-resolve-image", "--mode", "replicated-job", "--restart-condition", "none",
+		"--name", name, "--label", "waggle.courier="+label, "wgl/waggle:lab", "version")
+}
+
+// watchCouriers looks at couriers' jobs, and at their tasks, as anybody may, until the
+// function that it gives is called; that gives all that was seen.
+func (s *swarm) watchCouriers() (seen func() string) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var all bytes.Buffer
+	var look sync.WaitGroup
+	look.Go(func() {
+		for ctx.Err() == nil {
+			names, err := s.try(ctx, 1, "service", "ls", "-q", "--filter", "label=waggle.courier")
+			if err != nil || names == "" {
+				continue // a process that is started: no busy loop
+			}
+			for _, id := range strings.Fields(names) {
+				out, _ := s.try(ctx, 1, "service", "inspect", id) // it may just have gone
+				all.WriteString(out)
+				tasks, _ := s.try(ctx, 1, "service", "ps", "-q", id)
+				if ids := strings.Fields(tasks); len(ids) > 0 {
+					out, _ = s.try(ctx, 1, append([]string{"inspect", "--type", "task"}, ids...)...)
+					all.WriteString(out)
+				}
+			}
+		}
+	})
+	s.t.Cleanup(func() { cancel(); look.Wait() })
+	return func() string {
+		cancel()
+		look.Wait()
+		return all.String()
+	}
+}
+
+// everythingSaid is what control planes log and show, and what dev's proxy shows.
+func (s *swarm) everythingSaid() string {
+	s.t.Helper()
+	var all bytes.Buffer
+	for _, c := range s.running("edge_waggle") {
+		logs := exec.CommandContext(s.t.Context(), "docker", "-H", s.socket(c.node), "logs", c.id)
+		logs.Stdout, logs.Stderr = &all, &all
+		require.NoError(s.t, logs.Run())
+		client, err := s.inside(s.t.Context(), c.node, "edge_waggle")
+		require.NoError(s.t, err)
+		for _, path := range []string{"/metrics", "/api/v1/collections", "/api/v1/services", "/api/v1/services/courier_right", "/api/v1/problems", "/api/v1/proxies",
+			"/api/v1/collections/dev/resources", "/api/v1/collections/dev/resources/routes/http", "/api/v1/collections/dev/resources/secrets"} {
+			res, err := client.Get("http://127.0.0.1:19000" + path)
+			require.NoError(s.t, err)
+			_, err = io.Copy(&all, res.Body)
+			require.NoError(s.t, err)
+			require.NoError(s.t, res.Body.Close())
+			require.Equal(s.t, http.StatusOK, res.StatusCode, path)
+		}
+	}
+	require.Contains(s.t, all.String(), "the courier has fetched secrets")
+	all.WriteString(s.envoyAdmin("dev", "/config_dump"))
+	return all.String()
+}
+
+// asking asks a host again and again until the function that it gives is called; that
+// gives how often it was, and the answers that were not 200.
+func (s *swarm) asking(g guarded, collection, host string) (stop func() (n int, other []string)) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var n int
+	var other []string
+	var ask sync.WaitGroup
+	ask.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			status, reason, err := g.as(s, collection, host)
+			if n++; err != nil || status != http.StatusOK {
+				other = append(other, fmt.Sprintf("%d %s %v", status, reason, err))
+			}
+			<-tick.C
+		}
+	})
+	s.t.Cleanup(func() { cancel(); ask.Wait() })
+	return func() (int, []string) {
+		cancel()
+		ask.Wait()
+		return n, slices.Compact(other)
+	}
+}
