@@ -50,21 +50,29 @@ func (c chain) pem() []byte { return encode(c) }
 // findings says what was done to a chain, and what is wrong above its leaf.
 func (c chain) findings(given []*x509.Certificate, at time.Time) []Finding {
 	var all []Finding
-	place := make([]int, len(c))
-	for n, own := range c {
-		place[n] = slices.IndexFunc(given, own.Equal)
-	}
-	if !slices.IsSorted(place) || place[0] != 0 {
-		all = append(all, Finding{"holds its certificates in another order than clients expect: they are put in order", "leaf first, then the authority that issued it, then that one's"})
-	}
-	foreign := 0
+	var own []*x509.Certificate // of what was given
+	var foreign int
 	for _, g := range given {
-		if !slices.ContainsFunc(c, g.Equal) && !root(g) {
+		switch {
+		case slices.ContainsFunc(c, g.Equal), root(g):
+			own = append(own, g)
+		case !same509(g.PublicKey, c[0].PublicKey): // those were told
 			foreign++
 		}
 	}
-	if foreign > 0 {
-		all = append(all, Finding{fmt.Sprintf("holds %d that do not lead from its leaf to its root: they are left out", foreign), "leave the certificate to be served, and what leads to its root"})
+	place := make([]int, len(c))
+	for n, o := range c {
+		place[n] = slices.IndexFunc(own, o.Equal)
+	}
+	if place[0] != 0 || !slices.IsSorted(place) {
+		all = append(all, Finding{"holds its certificates in another order than clients expect: they are put in order", "leaf first, then the authority that issued it, then that one's"})
+	}
+	const leave = "leave the certificate to be served, and what leads to its root"
+	switch {
+	case foreign == 1:
+		all = append(all, Finding{"holds a certificate that does not lead from its leaf to its root: it is left out", leave})
+	case foreign > 1:
+		all = append(all, Finding{fmt.Sprintf("holds %d certificates that do not lead from its leaf to its root: they are left out", foreign), leave})
 	}
 	// A public authority says where its certificate is, because it is needed.
 	top := c[len(c)-1]
@@ -84,7 +92,8 @@ func (c chain) findings(given []*x509.Certificate, at time.Time) []Finding {
 	return all
 }
 
-// mustStaple is the TLS feature extension (RFC 7633).
+// mustStaple is the TLS feature extension (RFC 7633). Proxies take no certificate with
+// it that has no OCSP answer beside it.
 var mustStaple = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}
 
 // clientsRefuse says why clients may refuse a certificate that a proxy serves.
@@ -100,11 +109,6 @@ func clientsRefuse(c *x509.Certificate) []Finding {
 	server := func(u x509.ExtKeyUsage) bool { return u == x509.ExtKeyUsageServerAuth || u == x509.ExtKeyUsageAny }
 	if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.ContainsFunc(c.ExtKeyUsage, server) {
 		all = append(all, Finding{"is not issued for servers (its extended key usage), and clients refuse it", "issue it with serverAuth"})
-	}
-	for _, e := range c.Extensions {
-		if e.Id.Equal(mustStaple) {
-			all = append(all, Finding{"asks for stapled OCSP answers, which are not served: some browsers refuse it", "issue it without must-staple"})
-		}
 	}
 	return all
 }
@@ -124,7 +128,7 @@ func namesOf(c *x509.Certificate) (names, skipped []string) {
 		name := strings.ToLower(n)
 		switch {
 		case seen[name]:
-		case !servable(name) || len(names) == mostNames:
+		case !servable(name):
 			skipped = append(skipped, shown(n))
 		default:
 			names = append(names, name)
@@ -148,7 +152,7 @@ func servable(name string) bool {
 		return false
 	}
 	for label := range strings.SplitSeq(host, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		if label == "" || len(label) > 63 || label[0] == '-' || strings.HasSuffix(label, "-") || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return false
 		}
 	}

@@ -53,7 +53,7 @@ func ReadLocalCA(cert, key Item) (*LocalCA, error) {
 			if !same509(k.Public(), c.PublicKey) {
 				continue
 			}
-			if hint, reason := weak(c); hint != "" {
+			if reason, hint, refused := weak(c); refused {
 				return nil, refuse(cert, reason, hint)
 			}
 			if !c.IsCA {
@@ -92,6 +92,9 @@ func (c *LocalCA) Pair(host string, at time.Time) (*Pair, error) {
 	}
 	if !servable(host) {
 		return nil, fmt.Errorf("the development authority cannot issue for %q: it is not the name of a host", shown(host))
+	}
+	if at.IsZero() {
+		at = c.cert.NotBefore // dates do not count
 	}
 	at = at.UTC()
 	month := time.Date(at.Year(), at.Month(), 1, 0, 0, 0, 0, time.UTC)

@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -120,11 +123,11 @@ func readPair(cert, key Item, at time.Time, parse func(Item) (parts, *Refusal)) 
 	tell := func(hint, format string, args ...any) {
 		findings = append(findings, Finding{Text: called(cert) + " " + fmt.Sprintf(format, args...), Hint: hint})
 	}
-	if hint, reason := weak(c); reason != "" {
-		if hint != "" {
-			return nil, nil, refuse(cert, reason, hint)
-		}
-		tell("an RSA key of 2048 bits, or an ECDSA key, is quicker and strong enough", "%s", reason)
+	switch reason, hint, refused := weak(c); {
+	case refused:
+		return nil, nil, refuse(cert, reason, hint)
+	case reason != "":
+		tell(hint, "%s", reason)
 	}
 	if refusal := dated(cert, c, at); refusal != nil {
 		return nil, nil, refusal
@@ -132,12 +135,19 @@ func readPair(cert, key Item, at time.Time, parse func(Item) (parts, *Refusal)) 
 	if !at.IsZero() && !at.Before(c.NotAfter.Add(-Soon)) {
 		tell("renew it", "ends on %s", day(c.NotAfter))
 	}
+	if slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(mustStaple) }) {
+		return nil, nil, refuse(cert, "asks for stapled OCSP answers, which are not served", "issue it without must-staple (TLS feature)")
+	}
 	names, skipped := namesOf(c)
 	if len(names) == 0 {
-		return nil, nil, refuse(cert, "is for no host"+list3(skipped, ": %s is none that can be served"), "issue it with the hosts as DNS names (subject alternative names)")
+		return nil, nil, refuse(cert, "is for no host"+list3(skipped, ": %s is no name of one"), "issue it with the hosts as DNS names (subject alternative names)")
 	}
 	if len(skipped) > 0 {
 		tell("only DNS names, and *. before one, are served", "is also for %s, which no host can be called", some(skipped))
+	}
+	if len(names) > mostNames {
+		tell("issue several certificates", "is for %d hosts, and the first %d of them are served", len(names), mostNames)
+		names = names[:mostNames:mostNames]
 	}
 	chain := order(c, held.certs)
 	for _, f := range chain.findings(held.certs, at) {
@@ -225,13 +235,19 @@ func match(cert, key Item, certs []*x509.Certificate, keys []crypto.Signer, at t
 			break
 		}
 	}
-	if hint, reason := weak(c); hint != "" { // what would be wrong with the right key too
+	if reason, hint, refused := weak(c); refused { // what would be wrong with the right key too
 		return leaf{}, nil, refuse(cert, reason, hint)
 	}
-	if kind, other := kindOf(c.PublicKey), kindOf(keys[0].Public()); kind != other {
-		return leaf{}, nil, refuse(key, fmt.Sprintf("holds the key of another certificate: it is %s, and %s has %s", other, called(cert), kind), "give the key with which the certificate was requested")
+	if both := !key.Data.any() || key.Kind == cert.Kind && key.Name == cert.Name; both {
+		return leaf{}, nil, refuse(cert, "holds a key that does not belong to its certificate", "give the key with which the certificate was requested")
 	}
-	return leaf{}, nil, refuse(key, "holds the key of another certificate than "+called(cert)+" is", "give the key with which the certificate was requested")
+	if c.IsCA && !root(c) {
+		return leaf{}, nil, refuse(cert, "holds the certificate of an authority, and none that belongs to "+called(key), "give the certificate that it issued, first")
+	}
+	if kind, other := kindOf(c.PublicKey), kindOf(keys[0].Public()); kind != other {
+		return leaf{}, nil, refuse(key, fmt.Sprintf("holds a key that does not belong to %s: it is %s, and that has %s", called(cert), other, kind), "give the key with which the certificate was requested")
+	}
+	return leaf{}, nil, refuse(key, "holds a key that does not belong to "+called(cert), "give the key with which the certificate was requested")
 }
 
 // better reports whether a is to be served rather than b, where both are of one key.
@@ -248,30 +264,33 @@ func same509(a, b crypto.PublicKey) bool {
 	return ok && k.Equal(b)
 }
 
-// weak says what is wrong with the key of a certificate. Without a hint it is served.
-func weak(c *x509.Certificate) (hint, reason string) {
+// weak says what is wrong with the key of a certificate; "" where nothing is. Unless it
+// is refused it is served all the same.
+func weak(c *x509.Certificate) (reason, hint string, refused bool) {
 	const anew = "make a new key, RSA of 2048 bits or ECDSA P-256, and a certificate for it"
 	switch k := c.PublicKey.(type) {
 	case *rsa.PublicKey:
 		switch bits := k.N.BitLen(); {
 		case bits < leastRSA:
-			return anew, fmt.Sprintf("has an RSA key of %d bits, and proxies take %d and more", bits, leastRSA)
+			return fmt.Sprintf("has an RSA key of %d bits, and proxies take %d and more", bits, leastRSA), anew, true
 		case bits > mostRSA:
-			return anew, fmt.Sprintf("has an RSA key of %d bits, and at most %d are served", bits, mostRSA)
+			return fmt.Sprintf("has an RSA key of %d bits, and at most %d are served", bits, mostRSA), anew, true
 		case k.E < 3 || k.E%2 == 0:
-			return anew, "has an RSA key that proxies do not take"
+			return "has an RSA key that proxies do not take", anew, true
 		case bits > usualRSA:
-			return "", fmt.Sprintf("has an RSA key of %d bits, which makes every handshake slow", bits)
+			return fmt.Sprintf("has an RSA key of %d bits, which makes every handshake slow", bits), "an RSA key of 2048 bits, or an ECDSA key, is quicker and strong enough", false
 		}
-		return "", ""
+		return "", "", false
 	case *ecdsa.PublicKey:
 		switch k.Curve {
 		case elliptic.P256(), elliptic.P384(), elliptic.P521():
-			return "", ""
+			return "", "", false
 		}
-		return anew, "has an ECDSA key on " + k.Curve.Params().Name + ", and proxies take P-256, P-384 and P-521"
+		return "has an ECDSA key on " + k.Curve.Params().Name + ", and proxies take P-256, P-384 and P-521", anew, true
+	case ed25519.PublicKey:
+		return "has an Ed25519 key, which no browser takes", anew, false
 	}
-	return anew, "has " + kindOf(c.PublicKey) + ", and proxies take RSA and ECDSA"
+	return "has " + kindOf(c.PublicKey) + ", and proxies take RSA and ECDSA", anew, true
 }
 
 // dated refuses a certificate outside of its time.

@@ -11,6 +11,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -82,15 +83,14 @@ func decode(i Item, rest []byte, where string) (kind string, block *pem.Block, r
 	case !strings.Contains(body, end+label+dashes):
 		return "", nil, refuse(i, "has "+kind+" that is cut off"+where+": its END line is missing", "copy the whole file, to its last line")
 	}
-	var clean strings.Builder
-	clean.WriteString(begin + label + dashes + "\n")
-	for line := range strings.FieldsFuncSeq(body, func(r rune) bool { return r == '\n' || r == '\r' }) {
-		clean.WriteString(strings.TrimSpace(line) + "\n")
-	}
 	if strings.Contains(body, "Proc-Type:") && strings.Contains(body, "ENCRYPTED") {
 		return "", nil, encrypted(i, where)
 	}
-	block, _ = pem.Decode([]byte(clean.String()))
+	// Base64 alone, whatever somebody did to its lines. Headers there are none, but for
+	// what is encrypted.
+	body, _, _ = strings.Cut(body, end)
+	text := begin + label + dashes + "\n" + strings.Join(strings.Fields(body), "\n") + "\n" + end + label + dashes + "\n"
+	block, _ = pem.Decode([]byte(text))
 	if block == nil || len(block.Bytes) == 0 {
 		return "", nil, refuse(i, "has "+kind+" that is damaged"+where, "copy the file again, as it was made")
 	}
@@ -105,7 +105,9 @@ func (p *parts) add(i Item, kind string, block *pem.Block, where string) *Refusa
 		if err != nil {
 			return refuse(i, "has a certificate that cannot be read"+where, "copy it again; `openssl x509 -noout -text` must show it")
 		}
-		p.certs = append(p.certs, c)
+		if !slices.ContainsFunc(p.certs, c.Equal) {
+			p.certs = append(p.certs, c)
+		}
 	case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
 		if len(block.Bytes) > mostKeyDER {
 			return refuse(i, "has a private key that is too large"+where, "make a new key, RSA of 2048 bits or ECDSA P-256")

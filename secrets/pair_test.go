@@ -1,0 +1,63 @@
+package secrets
+
+import (
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write testdata/diagnoses.txt")
+
+// What is said about each certificate of the corpus, and what is made of it.
+func TestDiagnoses(t *testing.T) {
+	var b strings.Builder
+	bad, seen := 0, map[string]bool{}
+	for _, s := range makeCorpus() {
+		require.False(t, seen[s.name], "%s is there twice", s.name)
+		seen[s.name] = true
+		fmt.Fprintf(&b, "%s\n", s.name)
+		pair, findings, err := s.read(today)
+		if err != nil {
+			bad++
+			require.Nil(t, pair)
+			require.Empty(t, findings)
+			refusal, ok := err.(*Refusal)
+			require.True(t, ok)
+			require.NotEmpty(t, refusal.Hint(), s.name)
+			fmt.Fprintf(&b, "  refused: %s\n  hint: %s\n", err, refusal.Hint())
+			continue
+		}
+		for _, f := range findings {
+			require.NotEmpty(t, f.Hint, s.name)
+			fmt.Fprintf(&b, "  warning: %s\n  hint: %s\n", f.Text, f.Hint)
+		}
+		both, err := tls.X509KeyPair(pair.Chain.Reveal(), pair.Key.Reveal())
+		require.NoError(t, err, s.name)
+		require.Equal(t, pair.NotAfter, both.Leaf.NotAfter)
+		require.Equal(t, pair.Serial, fmt.Sprintf("%x", both.Leaf.SerialNumber))
+		names := pair.Names
+		if len(names) > 3 {
+			names = append(names[:3:3], fmt.Sprintf("(%d)", len(pair.Names)))
+		}
+		fmt.Fprintf(&b, "  serves: %s, chain of %d, issued by %s\n", strings.Join(names, " "), len(both.Certificate), pair.Issuer)
+	}
+	require.GreaterOrEqual(t, bad, 50)
+	golden(t, "testdata/diagnoses.txt", b.String())
+}
+
+func golden(t *testing.T, file, text string) {
+	t.Helper()
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+		return
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), text, "run the test with -update if this is right")
+}
