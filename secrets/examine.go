@@ -194,22 +194,28 @@ func keep(was, is map[place]Bytes, at place, data Bytes, good bool) Bytes {
 }
 
 // moments gives the latest instant until now that makes a difference to a certificate
-// of the material, and the next one. There is one each UTC day, for what the material
+// of the material, or to others, and the next one. There is one each UTC day, for what the material
 // does not have: certificates in configs, and those of the development authority.
-func (x *examiner) moments(now time.Time) (at, next time.Time) {
+func (x *examiner) moments(now time.Time, others ...*x509.Certificate) (at, next time.Time) {
 	at = now.UTC().Truncate(24 * time.Hour)
 	next = at.Add(24 * time.Hour)
-	for _, e := range x.next.parsed {
-		for _, c := range e.parts.certs {
-			// A certificate is valid until the end of the second that it names.
-			for _, t := range []time.Time{c.NotBefore, c.NotAfter.Add(-Soon), c.NotAfter.Add(time.Second)} {
-				if t = t.UTC(); t.After(now) {
-					next = earlier(next, t)
-				} else {
-					at = later(at, t)
-				}
+	look := func(c *x509.Certificate) {
+		// A certificate is valid until the end of the second that it names.
+		for _, t := range []time.Time{c.NotBefore, c.NotAfter.Add(-Soon), c.NotAfter.Add(time.Second)} {
+			if t = t.UTC(); t.After(now) {
+				next = earlier(next, t)
+			} else {
+				at = later(at, t)
 			}
 		}
+	}
+	for _, e := range x.next.parsed {
+		for _, c := range e.parts.certs {
+			look(c)
+		}
+	}
+	for _, c := range others {
+		look(c)
 	}
 	return at, next
 }

@@ -186,18 +186,15 @@ func localFiles(shared, dir string) (both []byte, name string, err error) {
 
 // local is where the development authority comes from.
 type local struct {
-	paths []string
-	both  []byte // as read
-	ca    *LocalCA
-	err   error // about both
+	paths []string // its files, which nobody else may be given
+	both  []byte   // as read
+	ca    *LocalCA // nil: there is none
+	err   error    // about both
 }
 
-// files are those of the authority, which nobody else may be given.
-func (l *local) files() []string { return l.paths }
-
 // read reads the authority: the mounted one, else that of the state directory, which is
-// made if create says so. Without any it gives nil.
-func (l *local) read(mounted, state string, create bool, now time.Time) (*LocalCA, error) {
+// made if create says so. Without any there is none.
+func (l *local) read(mounted, state string, create bool, now time.Time) error {
 	shared, dir := filepath.Join(mounted, LocalSecret), ""
 	l.paths = []string{shared}
 	if state != "" {
@@ -213,24 +210,24 @@ func (l *local) read(mounted, state string, create bool, now time.Time) (*LocalC
 	gone := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case err != nil && !gone && l.ca != nil:
-		return l.ca, fmt.Errorf("the development authority cannot be read and stays as it was: %w", err)
+		return fmt.Errorf("the development authority cannot be read and stays as it was: %w", err)
 	case err != nil:
 		*l = local{paths: l.paths}
 		if gone && !create {
-			return nil, nil
+			return nil
 		}
-		return nil, fmt.Errorf("there is no development authority (tls: local): %w; make state_dir writable, or mount the secret %s", err, LocalSecret)
+		return fmt.Errorf("there is no development authority (tls: local): %w; make state_dir writable, or mount the secret %s", err, LocalSecret)
 	case l.both != nil && bytes.Equal(both, l.both):
-		return l.ca, l.err
+		return l.err
 	}
 	l.both, l.err = both, nil
 	next, err := ReadLocalCA(Item{Kind: File, Name: name, Data: Hide(both)}, Item{})
 	if err != nil { // what was good stays
 		l.err = fmt.Errorf("the development authority (tls: local): %w", err)
-		return l.ca, l.err
+		return l.err
 	}
 	l.ca = next
-	return l.ca, nil
+	return nil
 }
 
 func later(a, b time.Time) time.Time {

@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"cmp"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,7 +71,7 @@ func declaredBy(p *watcher.Picture) map[string]string {
 // read is Read with what r knows from before. waiting is set where something is just
 // being changed: it is as it was before, and must be looked at again soon.
 func (r *reader) read(cfg *config.Config, mounted string, declared map[string]string) (m *Material, errs []error, waiting bool) {
-	r.begin(ownFiles(cfg, r.local))
+	r.begin(ownFiles(cfg, r.local.paths))
 	m = &Material{shelves: map[string]shelf{}, declared: map[string]Item{}, refused: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
 		s, failed := r.collection(name, cfg.Collections[name].Certificates, mounted)
@@ -159,7 +160,11 @@ func (r *reader) certify(m *Material) {
 	for name, s := range m.shelves {
 		x.look(name, s.secrets, s.files)
 	}
-	m.at, r.next = x.moments(r.now()) // of what was looked at
+	var others []*x509.Certificate
+	if m.local = r.local.ca; m.local != nil {
+		others = append(others, m.local.cert)
+	}
+	m.at, r.next = x.moments(r.now(), others...) // of what was looked at
 	x.remember("", m.at, m.declared)
 	for name, s := range m.shelves {
 		x.remember(name, m.at, s.secrets, s.files)

@@ -25,7 +25,7 @@ type reader struct {
 	known   map[located]*file
 	fresh   map[located]*file // of the round under way
 	own     []fs.FileInfo     // of the control plane itself, never read
-	local   []string          // files of the development authority, neither
+	local   local             // the development authority, neither
 	waiting bool
 	// dirs are those of the round before, reading those of the round under way. In one
 	// that was not read before everything is taken as it is.

@@ -28,7 +28,6 @@ type Watch struct {
 
 	looking sync.Mutex // held by whoever reads and tells
 	reader  *reader
-	local   local
 	last    *Material       // told
 	said    map[string]bool // what could not be read
 }
@@ -116,12 +115,10 @@ func (w *Watch) Look() (waiting bool) {
 	w.mu.Lock()
 	cfg, declared, makeCA := w.cfg, w.declared, w.makeCA
 	w.mu.Unlock()
-	ca, caErr := w.local.read(w.o.Mounted, w.o.State, makeCA, w.reader.now())
-	w.reader.local = w.local.files()
+	localErr := w.reader.local.read(w.o.Mounted, w.o.State, makeCA, w.reader.now())
 	m, errs, waiting := w.reader.read(cfg, w.o.Mounted, declared)
-	m.local = ca
-	if caErr != nil {
-		errs = append(errs, caErr)
+	if localErr != nil {
+		errs = append(errs, localErr)
 	}
 	w.mu.Lock()
 	w.inside = w.reader.inside

@@ -1,7 +1,10 @@
 package secrets
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -11,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets/ca"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -184,4 +188,102 @@ func TestNobodySeesHalfAFile(t *testing.T) {
 	cancel()
 	wg.Wait()
 	require.Equal(t, []string{"0:whole", "1:whole", "2:whole"}, seen)
+}
+
+// The material is another when a certificate ends, although no file is.
+func TestWatchWakesAtDates(t *testing.T) {
+	f := newForge(t)
+	cfg, dir, _ := two(t)
+	now := time.Now()
+	cert := f.leaf(f.siteKey.Public(), func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = now.Add(-time.Hour), now.Add(time.Second).Truncate(time.Second)
+	})
+	put(t, filepath.Join(dir, "site.pem"), cert+keyPEM(t, f.siteKey))
+	hours := now.Add(-time.Hour)
+	require.NoError(t, os.Chtimes(filepath.Join(dir, "site.pem"), hours, hours))
+	seen := make(chan []NamedPair, 10)
+	w := NewWatch(cfg, Options{Mounted: t.TempDir(), Every: time.Hour, Settle: time.Millisecond}, func(m *Material) { seen <- m.Certificates("dev") })
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	for limit := time.After(20 * time.Second); ; {
+		select {
+		case pairs := <-seen:
+			require.Len(t, pairs, 1)
+			if pairs[0].Err != nil {
+				require.ErrorContains(t, pairs[0].Err, "ended on")
+				return
+			}
+		case <-limit:
+			t.Fatal("it never ended")
+		}
+	}
+}
+
+// Directories that come later are followed too, where the system tells of changes.
+func TestWatchFollowsDirectoriesInDirectories(t *testing.T) {
+	f := newForge(t)
+	cfg, dir, _ := two(t)
+	_, content := followed(t, cfg, Options{Every: time.Hour, Settle: 10 * time.Millisecond})
+	becomes := func(name, want string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return content("dev", name) == want }, 10*time.Second, 2*time.Millisecond)
+	}
+	becomes("site-tls.crt", "there is no secret, config or file called site-tls.crt")
+	one, _ := f.site("site.example.com", "one")
+	put(t, filepath.Join(dir, "site", "tls.crt"), one)
+	becomes("site-tls.crt", one)
+	two, _ := f.site("site.example.com", "two")
+	put(t, filepath.Join(dir, "site", ".new"), two)
+	require.NoError(t, os.Rename(filepath.Join(dir, "site", ".new"), filepath.Join(dir, "site", "tls.crt")))
+	becomes("site-tls.crt", two)
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "site")))
+	becomes("site-tls.crt", "there is no secret, config or file called site-tls.crt")
+}
+
+// The development authority is made when it is wanted, and a mounted one holds.
+func TestWatchHasTheLocalCA(t *testing.T) {
+	cfg, _, _ := two(t)
+	mounted, state := t.TempDir(), filepath.Join(t.TempDir(), "state")
+	var last *Material
+	var log bytes.Buffer
+	o := Options{Mounted: mounted, State: state, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	w := NewWatch(cfg, o, func(m *Material) { last = m })
+	w.Look()
+	require.Nil(t, last.Local())
+	require.NoDirExists(t, state, "nobody wants it")
+	w.WantLocal()
+	made := last.Local()
+	require.NotNil(t, made)
+	pair, err := made.Pair("app.example.com", last.At())
+	require.NoError(t, err)
+	require.Equal(t, []string{"app.example.com"}, pair.Names)
+	w.Look()
+	require.Same(t, made, last.Local())
+
+	other := NewWatch(cfg, o, func(m *Material) { last = m })
+	other.Look()
+	require.True(t, made.Equal(last.Local()), "it is there after a restart")
+
+	shared := filepath.Join(t.TempDir(), "shared")
+	require.NoError(t, ca.InitLocal(shared, time.Now()))
+	_, both, err := LocalFiles("", shared)
+	require.NoError(t, err)
+	put(t, filepath.Join(mounted, LocalSecret), string(both))
+	w.Look()
+	require.False(t, made.Equal(last.Local()))
+	holds := last.Local()
+	put(t, filepath.Join(mounted, LocalSecret), string(both[:200]))
+	w.Look()
+	require.True(t, holds.Equal(last.Local()), "a broken one changes nothing")
+	require.Contains(t, log.String(), "the development authority (tls: local): the file waggle-local-ca")
+
+	log.Reset()
+	o.State, o.Mounted = filepath.Join(write(t, state, "file", "x"), "under"), t.TempDir()
+	w = NewWatch(cfg, o, func(m *Material) { last = m })
+	w.WantLocal()
+	require.Nil(t, last.Local())
+	require.Contains(t, log.String(), "make state_dir writable, or mount the secret waggle-local-ca")
 }
