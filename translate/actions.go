@@ -83,7 +83,7 @@ func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *rout
 	if w := action.GetWeightedClusters(); w != nil && len(action.HashPolicy) > 0 {
 		w.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
 	}
-	if l.NoWebSocket {
+	if l.NoWebSocket() {
 		action.UpgradeConfigs = []*routev3.RouteAction_UpgradeConfig{{UpgradeType: "websocket", Enabled: wrapperspb.Bool(false)}}
 	}
 	if oldest.mirror != "" {
@@ -136,6 +136,10 @@ func (r *route) checkDestination() {
 	}
 	if l.PreferLocal && !knowsNodes(policyOf(l)) {
 		tell(labels.Warning, "prefer_local", "lb_policy: least_request, round_robin or random", "what is hashed decides which task is taken, wherever it is")
+	}
+	if l.NoWebSocket() && l.WebSocket == nil && l.Labels["websocket_endpoints"] != "" {
+		tell(labels.Warning, "websocket_endpoints", r.key("protocol")+": auto, or "+r.key("websocket")+": true where the task takes extended CONNECT (RFC 8441)",
+			"%s is HTTP/2, where few servers take WebSockets: upgrades are answered with 403", l.Protocol)
 	}
 	if l.HealthPath == "" {
 		for _, key := range []string{"health_interval", "health_timeout", "health_rise", "health_fall"} {
@@ -413,7 +417,7 @@ func unlike(a, b *labels.Route) string {
 		{"sticky_sessions", a.StickySessions == b.StickySessions},
 		{"mirror", a.Mirror == b.Mirror},
 		{"compression", slices.Equal(a.Compression, b.Compression)},
-		{"websocket", a.NoWebSocket == b.NoWebSocket},
+		{"websocket", a.NoWebSocket() == b.NoWebSocket()},
 		{"access_log", same(a.AccessLog, b.AccessLog)},
 		{"trace_sampling", a.TraceSampling == b.TraceSampling},
 		{"fault_delay", same(a.FaultDelay, b.FaultDelay)},

@@ -138,8 +138,8 @@ func TestEnvoyAcceptsWhatIsBuilt(t *testing.T) {
 
 // proxy is a running Envoy.
 type proxy struct {
-	addr string
-	log  *bytes.Buffer
+	addr, admin string
+	log         *bytes.Buffer
 }
 
 func runEnvoy(t *testing.T, file string) *proxy {
@@ -171,7 +171,7 @@ func runEnvoy(t *testing.T, file string) *proxy {
 			require.FailNow(t, "Envoy is not ready after 20 s")
 		case <-tick.C:
 			if admin, err := os.ReadFile(adminFile); err == nil && len(admin) > 0 {
-				if p.addr = listenerAddress(string(admin)); p.addr != "" {
+				if p.admin, p.addr = string(admin), listenerAddress(string(admin)); p.addr != "" {
 					return p
 				}
 			}

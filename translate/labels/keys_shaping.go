@@ -11,12 +11,20 @@ type Shaping struct {
 	RequestHeaders, ResponseHeaders HeaderChanges
 
 	Compression []string // of Compressions, each once; empty: none
-	NoWebSocket bool
-	AccessLog   *bool // nil: as the collection says
+	WebSocket   *bool    // nil: as the protocol allows, see NoWebSocket
+	AccessLog   *bool    // nil: as the collection says
 	// TraceSampling is a percentage; 0: nothing is traced.
 	TraceSampling float64
 	FaultDelay    *Delay // nil: none
 	FaultAbort    *Abort // nil: none
+}
+
+// NoWebSocket reports whether upgrades are refused.
+func (r *Route) NoWebSocket() bool {
+	if r.WebSocket != nil {
+		return !*r.WebSocket
+	}
+	return r.Protocol == "h2c" || r.Protocol == "http2" || r.Protocol == "grpc"
 }
 
 // HeaderChanges are made in this order: what is removed, what is set, what is added.
@@ -77,10 +85,11 @@ var shapingKeys = section{title: "Shaping and watching", intro: "Values are lite
 		value:   use(list("list of `gzip`, `br`, `zstd`", word(Compressions...)), func(t *target, v []string) { t.route.Compression = set(v) }),
 		meaning: "Compresses responses that are text, from 1 KiB on, for clients that ask for it; where they take several equally, zstd before br before gzip. Never event streams, gRPC, ranges, or what the task has compressed."},
 	{name: "websocket_endpoints", class: Comfort, interlock: true, value: accept(list("list", text)),
-		meaning: "Accepted; upgrades work on every route anyway."},
-	{name: "websocket", class: Comfort, standard: "true",
-		value:   use(boolean, func(t *target, v bool) { t.route.NoWebSocket = !v }),
-		meaning: "`false` forbids upgrades: they are answered with 403."},
+		meaning: "Accepted; upgrades work anyway, unless `websocket` says otherwise."},
+	{name: "websocket", class: Comfort, standardText: "`true`; `false` with `protocol` `h2c`, `http2`, `grpc`",
+		value: use(boolean, func(t *target, v bool) { t.route.WebSocket = &v }),
+		meaning: "`false` forbids upgrades: they are answered with 403. In HTTP/2 a WebSocket is an extended CONNECT (RFC 8441), for which many servers end the stream as if it were broken, and would be set aside: there it needs `true`. " +
+			"With `protocol: auto` tasks get it in HTTP/1.1."},
 	{name: "access_log", class: Comfort, standardText: "the collection's",
 		value:   use(boolean, func(t *target, v bool) { t.route.AccessLog = &v }),
 		meaning: "Whether a line is written for every request of the route (JSON, on the proxies' standard output)."},
