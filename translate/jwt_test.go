@@ -8,12 +8,20 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -146,6 +154,71 @@ func TestJSONWebTokens(t *testing.T) {
 
 	r := p.do(t, "GET", "http://app.test/?access_token="+strings.TrimPrefix(idp.sign(t, good).Get("Authorization"), "Bearer "), nil, "")
 	require.Equal(t, 401, r.StatusCode, "a token in the URL ends up in logs")
+}
+
+// Keys are fetched over TLS from a server that an authority of the system vouches for,
+// and from no other. The proxy of this test has a list of authorities of its own in
+// place of the machine's.
+func TestKeysOverTLS(t *testing.T) {
+	idp := newProvider(t)
+	var fetched [3]atomic.Int32
+	server := func(i int) *httptest.Server {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fetched[i].Add(1)
+			_, _ = w.Write([]byte(idp.keys()))
+		}))
+		s.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes
+		t.Cleanup(s.Close)
+		return s
+	}
+	good, misnamed, stranger := server(0), server(1), server(2)
+	good.StartTLS()
+	misnamed.StartTLS() // its certificate is for 127.0.0.1, not for localhost
+	stranger.TLS = &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}
+	stranger.StartTLS()
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	require.NoError(t, os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: good.Certificate().Raw}), 0o600))
+
+	w := newWorld()
+	w.Loopback = true
+	w.Nodes["n1"].Addr = netip.MustParseAddr("127.0.0.1")
+	for name, url := range map[string]string{
+		"good": good.URL, "stranger": stranger.URL,
+		"misnamed": strings.Replace(misnamed.URL, "127.0.0.1", "localhost", 1),
+	} {
+		s := w.service("a_"+name, map[string]string{"hosts": name + ".test", "port": "80", "jwt_issuer": "https://id.test", "jwt_jwks": url + "/keys"}, stack("a"), scaled(0))
+		w.backend(t, s, 1, echo(name))
+	}
+	b := w.build(t, testConfig())
+	require.Empty(t, b.Problems())
+	file := staticBootstrap(t, b, "dev")
+	written, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, 3, strings.Count(string(written), systemRoots))
+	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(string(written), systemRoots, roots)), 0o600))
+	p := runEnvoy(t, file)
+
+	token := idp.sign(t, map[string]any{"iss": "https://id.test", "sub": "alice", "exp": time.Now().Add(time.Hour).Unix()})
+	status := func(host string) int { return p.do(t, "GET", "http://"+host+"/", token, "").StatusCode }
+	require.Equal(t, 200, status("good.test"))
+	require.Equal(t, 401, status("misnamed.test"))
+	require.Equal(t, 401, status("stranger.test"))
+	require.EqualValues(t, 1, fetched[0].Load())
+	require.Zero(t, fetched[1].Load()+fetched[2].Load())
+}
+
+// selfSigned is a certificate for 127.0.0.1 that nobody vouches for.
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // Proxies are sent nowhere by a label where they would find themselves.
