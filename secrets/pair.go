@@ -51,6 +51,7 @@ const Soon = 14 * 24 * time.Hour
 const (
 	leastRSA, usualRSA, mostRSA = 2048, 4096, 8192 // bits
 	mostChain                   = 10               // certificates from the leaf on
+	mostGiven                   = 200              // certificates among which those are looked for
 	mostNames                   = 1000             // of one certificate
 )
 
