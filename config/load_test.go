@@ -63,8 +63,8 @@ func TestEveryKey(t *testing.T) {
 		require.True(t, strings.HasPrefix(n.Where, "testdata/every-key.yml:"), n.Where)
 		keys = append(keys, n.Key)
 	}
-	require.Equal(t, []string{"swarm.compose_projects", "state_dir",
-		"collections.dev.http3", "collections.dev.certificates", "collections.dev.tcp_ports", "collections.dev.udp_ports",
+	require.Equal(t, []string{"swarm.compose_projects",
+		"collections.dev.tcp_ports", "collections.dev.udp_ports",
 		"collections.dev.routes", "collections.dev.fleet"}, keys)
 }
 
@@ -216,7 +216,6 @@ func TestEnvironment(t *testing.T) {
 	require.Equal(t, []string{
 		"WAGGLE_PORT: this variable is unknown and has no effect",
 		"WAGGLE_XDS_ADRESS: this variable is unknown and has no effect; did you mean WAGGLE_XDS_ADDRESS?",
-		"WAGGLE_STATE_DIR: state_dir: this is not built yet and has no effect; nothing is kept on disk",
 	}, texts(notices))
 	require.NoError(t, c.Servable())
 

@@ -11,33 +11,20 @@ func (r *reader) unbuilt(c *Config) []Notice {
 			notices = append(notices, Notice{Where: r.at(key), Key: key, Text: "this is not built yet and has no effect", WayOut: instead})
 		}
 	}
-	plain := base()
 	if len(c.Swarm.ComposeProjects) > 0 && c.Swarm.Source != "compose" {
 		notices = append(notices, Notice{
 			Where: r.at("swarm.compose_projects"), Key: "swarm.compose_projects",
 			Text: "only the source compose reads this, so it has no effect", WayOut: "set swarm.source: compose, or drop the key",
 		})
 	}
-	without(c.StateDir != plain.StateDir, "state_dir", "nothing is kept on disk")
 	for _, name := range c.Order {
 		at, coll := "collections."+name+".", c.Collections[name]
-		without(coll.HTTP3, at+"http3", "HTTP/1.1 and HTTP/2 are served")
-		if coll.Certificates.used() {
-			notices = append(notices, Notice{
-				Where: r.at(at + "certificates"), Key: at + "certificates",
-				Text: "certificates are not built yet: what is here has no effect but for guards (basic_auth, api_keys, jwt_jwks)", WayOut: "no host has HTTPS",
-			})
-		}
 		without(len(coll.TCPPorts) > 0, at+"tcp_ports", "nothing listens there")
 		without(len(coll.UDPPorts) > 0, at+"udp_ports", "nothing listens there")
 		without(coll.Routes == "vhds", at+"routes", "rds is used")
 		without(len(coll.Fleet) > 0, at+"fleet", "run the proxies as a service of your own")
 	}
 	return notices
-}
-
-func (c Certificates) used() bool {
-	return len(c.Directories) > 0 || len(c.Secrets) > 0 || c.Default != ""
 }
 
 // Servable says whether a control plane may serve this configuration: the
