@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -158,17 +159,17 @@ func plainStays(err error) error {
 func (r *route) pair() (*certificate, error) {
 	l, s := r.label, r.svc
 	s.dated = true
-	item, err := s.material("ssl_cert", l.SSLCert)
-	if err != nil {
-		return nil, err
-	}
+	item, err := r.material("ssl_cert", l.SSLCert)
 	var key secrets.Item
 	var more []secrets.Item
-	if l.SSLKey != "" && l.SSLKey != l.SSLCert {
-		if key, err = s.material("ssl_key", l.SSLKey); err != nil {
-			return nil, err
-		}
+	if l.SSLKey != "" && l.SSLKey != l.SSLCert { // asked for in any case: what is fetched is fetched together
+		var keyErr error
+		key, keyErr = r.material("ssl_key", l.SSLKey)
+		err = cmp.Or(err, keyErr)
 		more = append(more, key)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if item.Assumed || key.Assumed {
 		label, name := "ssl_cert", item.Name
@@ -201,7 +202,7 @@ func (r *route) pair() (*certificate, error) {
 func (r *route) authorities(key, name string) (*tlsv3.Secret, error) {
 	s := r.svc
 	s.dated = true
-	item, err := s.material(key, name)
+	item, err := r.material(key, name)
 	if err != nil {
 		return nil, err
 	}

@@ -259,6 +259,7 @@ func (c *collection) settle(h *host) {
 		}
 		if h.tls.strict() && cert == nil {
 			h.tls.closed = true
+			tell(uncertified(over.mine))
 		}
 	}
 	if h.tls.closed {

@@ -81,6 +81,24 @@ func (t *hostTLS) decide(host string, mine, all []*claim) (problems []Problem) {
 	return problems
 }
 
+// uncertified tells the service that a host can be reached by nobody for want of a
+// certificate, unless it knows what is wrong with the one that it named.
+func uncertified(mine []*claim) []Problem {
+	for _, cl := range mine {
+		if cl.route.tls.named {
+			return nil
+		}
+	}
+	r := mine[0].route
+	key := "client_ca"
+	if r.label.ClientCA == "" {
+		key = "tls_min_version"
+	}
+	p := r.problem(labels.Error, key, "the host has no certificate, so that there is no TLS to ask that of: it answers 503")
+	p.Hint = "name one with " + r.key("ssl_cert") + " and " + r.key("ssl_key")
+	return []Problem{p}
+}
+
 // certify finds the certificate of a host.
 func (c *collection) certify(host string, mine []*claim) (*certificate, error) {
 	for _, cl := range mine {
