@@ -11,8 +11,13 @@ import (
 // without its being mounted: whoever makes the secret gives the courier leave by it.
 const CollectionLabel = "com.docker.lb.collection"
 
-// Want is a name that the labels of a collection's service give; Stack is that of the service.
-type Want struct{ Collection, Stack, Name string }
+// Want is a name that the labels of a collection's service give.
+type Want struct {
+	Collection string
+	Stack      string // of the service
+	Name       string
+	Use        string // the label that gives it: of which service, route and key
+}
 
 // Lacks gives the Docker secret that Find would look for in vain although its
 // collection may have it: m has not its content, and its CollectionLabel is the
@@ -47,6 +52,8 @@ type Fetched struct {
 	Content map[string]Bytes
 	Failed  map[string]string // why it could not bring them
 	Coming  map[string]bool   // it is about to bring them
+	// Before is what labels led to before that now name something of the last two, by Use.
+	Before map[string]Item
 	// At is when the newest of Content came: what is valid since a moment ago, when
 	// the rest of the material was read, is valid then.
 	At time.Time
@@ -70,7 +77,7 @@ func (m *Material) WithFetched(fetched map[string]Fetched) *Material {
 			items[name] = Item{Kind: Secret, Name: name, Data: data}
 		}
 		maps.Copy(items, s.secrets)
-		s.secrets, s.failed, s.coming = items, f.Failed, f.Coming
+		s.secrets, s.failed, s.coming, s.before = items, f.Failed, f.Coming, f.Before
 		all.shelves[collection] = s
 		if !all.at.IsZero() && f.At.After(all.at) {
 			all.at = f.At
@@ -79,13 +86,29 @@ func (m *Material) WithFetched(fetched map[string]Fetched) *Material {
 	return all
 }
 
-// Coming reports whether a courier is about to bring something that is not there yet.
+// Before gives what a label of a collection led to before, as long as the courier has
+// not fetched what it names now: a name takes effect when there is something behind it.
+func (m *Material) Before(collection, use string) (Item, bool) {
+	if m == nil {
+		return Item{}, false
+	}
+	i, ok := m.shelves[collection].before[use]
+	return i, ok
+}
+
+// Coming reports whether something is on its way that is not there yet: with a courier,
+// or from an OpenID provider that is being asked for the first time.
 func (m *Material) Coming() bool {
 	if m == nil {
 		return false
 	}
 	for _, s := range m.shelves {
 		if len(s.coming) > 0 {
+			return true
+		}
+	}
+	for _, a := range m.providers {
+		if !a.Known && a.Failed == "" {
 			return true
 		}
 	}

@@ -53,18 +53,20 @@ func TestLacksOnlyWhatTheCollectionMayHave(t *testing.T) {
 		{"dev", "shop", "", ""},
 	} {
 		got := ""
-		if s := Lacks(p, disk, Want{c.collection, c.stack, c.name}); s != nil {
+		if s := Lacks(p, disk, Want{Collection: c.collection, Stack: c.stack, Name: c.name}); s != nil {
 			got = s.Name
 		}
 		require.Equal(t, c.want, got, "%+v", c)
 	}
-	require.Equal(t, "users", Lacks(p, nil, Want{"dev", "", "users"}).Name)
+	require.Equal(t, "users", Lacks(p, nil, Want{Collection: "dev", Name: "users"}).Name)
 }
 
 // Whatever has to be fetched is found under the same name once it is there.
 func TestWhatIsFetchedIsFound(t *testing.T) {
 	p := secretsOf(map[string]string{"shop_users": "dev", "users": "dev", "shop_tls": "", "tls": "dev"})
-	for _, w := range []Want{{"dev", "shop", "users"}, {"dev", "", "users"}, {"dev", "shop", "tls"}, {"dev", "x", "tls"}} {
+	for _, w := range []Want{
+		{Collection: "dev", Stack: "shop", Name: "users"}, {Collection: "dev", Name: "users"}, {Collection: "dev", Stack: "shop", Name: "tls"}, {Collection: "dev", Stack: "x", Name: "tls"},
+	} {
 		s := Lacks(p, nil, w)
 		m := (*Material)(nil).WithFetched(map[string]Fetched{"dev": {Content: map[string]Bytes{s.Name: Hide([]byte(s.Name))}}})
 		i, err := Find(p, m, w.Collection, w.Stack, w.Name)
@@ -103,7 +105,7 @@ func TestDatesCountAsOfTheArrival(t *testing.T) {
 
 func TestFetchedIsCompared(t *testing.T) {
 	fetched := func() map[string]Fetched {
-		return map[string]Fetched{"dev": {Content: map[string]Bytes{"a": Hide([]byte("a"))}, Failed: map[string]string{"b": "why"}, Coming: map[string]bool{"c": true}}}
+		return map[string]Fetched{"dev": {Content: map[string]Bytes{"a": Hide([]byte("a"))}, Failed: map[string]string{"b": "why"}, Coming: map[string]bool{"c": true}, Before: map[string]Item{"use": {Name: "x"}}}}
 	}
 	disk := Of(nil)
 	m := disk.WithFetched(fetched())
@@ -116,6 +118,7 @@ func TestFetchedIsCompared(t *testing.T) {
 		"content": func(f Fetched) { f.Content["a"] = Hide([]byte("b")) },
 		"failed":  func(f Fetched) { f.Failed["b"] = "why else" },
 		"coming":  func(f Fetched) { delete(f.Coming, "c") },
+		"before":  func(f Fetched) { f.Before["use"] = Item{Name: "y"} },
 	} {
 		other := fetched()
 		change(other["dev"])
@@ -141,5 +144,6 @@ func TestNotFoundSaysWhatTheCourierDoes(t *testing.T) {
 		require.True(t, errors.As(err, &missing))
 		require.Contains(t, missing.Hint("dev"), want[1])
 		require.Equal(t, name == "coming", missing.Coming)
+		require.Equal(t, name == "coming" || name == "failed", missing.Underway())
 	}
 }

@@ -89,6 +89,10 @@ type NotFound struct {
 	failed bool // it could not, and Reason says why
 }
 
+// Underway reports whether a courier tries to bring what is missing, be it for the
+// first time or again: see Material.Before.
+func (e *NotFound) Underway() bool { return e.Coming || e.failed }
+
 // Error is what is missing.
 func (e *NotFound) Error() string {
 	switch {

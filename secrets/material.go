@@ -69,9 +69,10 @@ type shelf struct {
 	refused map[string]string
 	pairs   []NamedPair // of the files, by name
 	// failed says of Docker secrets why the courier could not bring them, and coming
-	// which of them it is about to.
+	// which of them it is about to; before is what labels led to before.
 	failed map[string]string
 	coming map[string]bool
+	before map[string]Item
 }
 
 // Of is material put together from the items of each collection, for whoever has them
@@ -108,5 +109,5 @@ func (m *Material) Equal(o *Material) bool {
 
 func (s shelf) equal(o shelf) bool {
 	return maps.EqualFunc(s.secrets, o.secrets, Item.Equal) && maps.EqualFunc(s.files, o.files, Item.Equal) && maps.Equal(s.refused, o.refused) &&
-		maps.Equal(s.failed, o.failed) && maps.Equal(s.coming, o.coming)
+		maps.Equal(s.failed, o.failed) && maps.Equal(s.coming, o.coming) && maps.EqualFunc(s.before, o.before, Item.Equal)
 }

@@ -75,7 +75,7 @@ func (r *route) keySet(key, name string) (string, error) {
 
 // credentials is the content of the secret, config or file that a key names.
 func (r *route) credentials(key, name string) ([]byte, error) {
-	item, err := r.svc.material(key, name)
+	item, err := r.material(key, name)
 	switch {
 	case err != nil:
 		return nil, err

@@ -3,35 +3,56 @@ package translate
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/translate/labels"
 )
 
 // named is what a service asked for by name, and what was there.
 type named struct {
-	name  string
-	item  secrets.Item
-	error string
+	use    string // where the name stands, see secrets.Want
+	name   string
+	item   secrets.Item
+	error  string
+	before bool // item is what was there before, error says why
 }
 
 // material gives the content of the secret, config or file that key names. What was
 // asked for is remembered: the service is built again when it changes, comes or goes.
-func (s *service) material(key, name string) (secrets.Item, error) {
-	n, err := s.find(name)
+// As long as the courier has not fetched it, it is what key led to before: a new name
+// takes effect when there is something behind it.
+func (r *route) material(key, name string) (secrets.Item, error) {
+	s := r.svc
+	n, err := s.find(s.spec.ID+"/"+r.label.Name+"/"+key, name)
 	s.named = append(s.named, n)
-	var missing *secrets.NotFound
-	if errors.As(err, &missing) {
-		return n.item, errorAt(key, missing.Hint(s.coll.name), "%s", missing.Error())
+	missing, _ := errors.AsType[*secrets.NotFound](err)
+	switch {
+	case missing == nil:
+		return n.item, err
+	case n.before:
+		severity := labels.Warning
+		if missing.Coming {
+			severity = labels.Info
+		}
+		r.tell(severity, key, fmt.Sprintf("%s: the %s %s, which was named before, is used until it is there", missing.Error(), n.item.Kind, n.item.Name), missing.Hint(s.coll.name))
+		return n.item, nil
 	}
-	return n.item, err
+	return n.item, errorAt(key, missing.Hint(s.coll.name), "%s", missing.Error())
 }
 
-func (s *service) find(name string) (named, error) {
+// find is secrets.Find for a use of a name, or what was there before.
+func (s *service) find(use, name string) (named, error) {
 	i, err := secrets.Find(s.b.picture, s.b.material, s.coll.name, s.spec.Stack(), name)
-	n := named{name: name, item: i}
+	n := named{use: use, name: name, item: i}
 	if err != nil {
 		n.error = err.Error()
+	}
+	if missing, ok := errors.AsType[*secrets.NotFound](err); ok && missing.Underway() {
+		if was, ok := s.b.material.Before(s.coll.name, use); ok {
+			n.item, n.before = was, true
+		}
 	}
 	return n, err
 }
@@ -40,22 +61,22 @@ func (s *service) find(name string) (named, error) {
 func (s *service) stale(before *secrets.Material) bool {
 	now := s.b.material
 	return s.dated && (!now.At().Equal(before.At()) || !now.Local().Equal(before.Local())) || slices.ContainsFunc(s.named, func(was named) bool {
-		is, _ := s.find(was.name)
-		return is.error != was.error || !is.item.Equal(was.item)
+		is, _ := s.find(was.use, was.name)
+		return is.error != was.error || is.before != was.before || !is.item.Equal(was.item)
 	})
 }
 
 // Wanted lists the names of secrets, configs and files that published services ask
-// for, found or not, each once and sorted.
+// for, found or not, for each place where they stand once, and sorted.
 func (b *Builder) Wanted() []secrets.Want {
 	var all []secrets.Want
 	for _, s := range b.services {
 		for _, n := range s.named {
-			all = append(all, secrets.Want{Collection: s.coll.name, Stack: s.spec.Stack(), Name: n.name})
+			all = append(all, secrets.Want{Collection: s.coll.name, Stack: s.spec.Stack(), Name: n.name, Use: n.use})
 		}
 	}
 	slices.SortFunc(all, func(x, y secrets.Want) int {
-		return cmp.Or(cmp.Compare(x.Collection, y.Collection), cmp.Compare(x.Stack, y.Stack), cmp.Compare(x.Name, y.Name))
+		return cmp.Or(cmp.Compare(x.Collection, y.Collection), cmp.Compare(x.Stack, y.Stack), cmp.Compare(x.Name, y.Name), cmp.Compare(x.Use, y.Use))
 	})
 	return slices.Compact(all)
 }

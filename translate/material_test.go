@@ -60,7 +60,9 @@ func TestWhatWasAskedForComes(t *testing.T) {
 	picture, material := w.Picture, sh.material()
 	b := NewBuilder()
 	b.Build(Input{Picture: picture, Config: sh.cfg, Material: material}, watcher.Changes{All: true})
-	require.Equal(t, []secrets.Want{{Collection: "dev", Stack: "blue", Name: "elsewhere"}, {Collection: "dev", Stack: "red", Name: "users"}}, b.Wanted())
+	require.Equal(t, []secrets.Want{
+		{Collection: "dev", Stack: "blue", Name: "elsewhere", Use: other.ID + "//basic_auth"}, {Collection: "dev", Stack: "red", Name: "users", Use: asks.ID + "//basic_auth"},
+	}, b.Wanted())
 
 	object := func(configs map[string]*watcher.Config, secrets ...string) {
 		p := *picture

@@ -108,9 +108,13 @@ type Courier struct {
 	picture *watcher.Picture
 	wants   []secrets.Want
 	parcels map[string]*parcel // by the ID of the secret: content never changes under one
+	inForce map[use]secrets.Item
 	told    *secrets.Material
 	jobs    int // under way
 }
+
+// use is a label that names something.
+type use struct{ collection, label string }
 
 // parcel is one secret that is wanted and may be had.
 type parcel struct {
@@ -177,7 +181,53 @@ func (c *Courier) review() {
 		c.parcels = aims
 	}
 	c.tell()
+	c.remember()
 	c.poke()
+}
+
+// remember notes what labels lead to, for the time when they lead to what has to be
+// fetched first; c.mu is held.
+func (c *Courier) remember() {
+	if c.picture == nil {
+		return
+	}
+	now := map[use]secrets.Item{}
+	for _, w := range c.wants {
+		u := use{w.Collection, w.Use}
+		i, err := secrets.Find(c.picture, c.told, w.Collection, w.Stack, w.Name)
+		var missing *secrets.NotFound
+		switch {
+		case w.Use == "":
+		case err == nil:
+			now[u] = i
+		case errors.As(err, &missing) && missing.Underway():
+			if before, ok := c.inForce[u]; ok {
+				now[u] = before
+			}
+		}
+	}
+	c.inForce = now
+}
+
+// before is what labels of a collection led to that now name what is not there yet; c.mu is held.
+func (c *Courier) before(collection string, f secrets.Fetched) map[string]secrets.Item {
+	items := map[string]secrets.Item{}
+	if len(f.Coming)+len(f.Failed) == 0 {
+		return items
+	}
+	for _, w := range c.wants {
+		if w.Collection != collection {
+			continue
+		}
+		s := secrets.Lacks(c.picture, c.disk, w)
+		if s == nil || !f.Coming[s.Name] && f.Failed[s.Name] == "" {
+			continue
+		}
+		if i, ok := c.inForce[use{collection, w.Use}]; ok {
+			items[w.Use] = i
+		}
+	}
+	return items
 }
 
 // tell tells the material if it is another than before; c.mu is held.
@@ -201,6 +251,10 @@ func (c *Courier) tell() {
 		default:
 			f.Coming[p.name] = true
 		}
+	}
+	for collection, f := range fetched {
+		f.Before = c.before(collection, f)
+		fetched[collection] = f
 	}
 	if m := c.disk.WithFetched(fetched); c.told == nil || !m.Equal(c.told) {
 		c.told = m
@@ -333,6 +387,7 @@ func (c *Courier) settle(ctx context.Context, batch []*parcel, got map[string]se
 	}
 	if ctx.Err() == nil { // else nobody listens any more
 		c.tell()
+		c.remember()
 	}
 }
 
