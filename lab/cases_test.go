@@ -160,7 +160,9 @@ func (b *bench) gives(t require.TestingT, c cases.Case, r cases.Request) {
 		req.URL.Path = "/"
 	}
 	for name, value := range r.Headers {
-		req.Header.Set(name, value)
+		if req.Header.Set(name, value); strings.EqualFold(name, "Host") {
+			req.Host = value // of another host than the connection is for
+		}
 	}
 	tr := transportFor(t, c, r, u.Hostname())
 	defer tr.CloseIdleConnections()

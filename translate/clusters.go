@@ -33,6 +33,7 @@ type upstream struct {
 	protocol      string // "h2c", "auto"; "" is HTTP/1
 	grpc          bool   // checks are of gRPC's own kind
 	policy        clusterv3.Cluster_LbPolicy
+	tls           upstreamTLS
 	proxyProtocol string // "v1", "v2", ""
 	slowStart     time.Duration
 	preferLocal   bool
@@ -53,7 +54,7 @@ type check struct {
 
 func upstreamOf(r *labels.Route) upstream {
 	u := upstream{
-		connectTimeout: cmp.Or(max(r.ConnectTimeout, 0), defaultConnectTimeout),
+		connectTimeout: connectTimeoutOf(r),
 		maxFails:       -1,
 		failTimeout:    cmp.Or(max(r.FailTimeout, 0), defaultFailTimeout),
 		policy:         policyOf(r),
@@ -85,7 +86,17 @@ func upstreamOf(r *labels.Route) upstream {
 	return u
 }
 
-// h2c is HTTP/2 with prior knowledge.
+// connectTimeoutOf is how long a connection to a task may take, with TLS until that
+// is agreed on, which takes a task longer than the network.
+func connectTimeoutOf(r *labels.Route) time.Duration {
+	d := cmp.Or(max(r.ConnectTimeout, 0), defaultConnectTimeout)
+	if r.SSLBackend && d == defaultConnectTimeout && !r.Standard("connect_timeout") { // nobody wrote it
+		return secureConnectTimeout
+	}
+	return d
+}
+
+// h2c is HTTP/2 with prior knowledge, or over TLS the only protocol that is offered.
 const h2c = "h2c"
 
 // policyOf is how tasks are chosen. What is hashed needs a policy that hashes; a
@@ -131,6 +142,7 @@ func firstExact(hosts []string) string {
 
 const (
 	defaultConnectTimeout = 500 * time.Millisecond
+	secureConnectTimeout  = 2 * time.Second
 	defaultFailTimeout    = 5 * time.Second
 
 	// Where a service has lost its node, packets vanish: without a limit a request
@@ -349,7 +361,14 @@ func (u upstream) protocolOptions() *httpv3.HttpProtocolOptions {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
 			Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
 		}
-	case "auto": // nothing to negotiate with over plain TCP: what the client speaks
+	case "auto":
+		if u.tls.on {
+			o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_AutoConfig{AutoConfig: &httpv3.HttpProtocolOptions_AutoHttpConfig{
+				HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
+			}}
+			return &o
+		}
+		// Nothing to negotiate with over plain TCP: what the client speaks.
 		o.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
 			UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
 				HttpProtocolOptions: &corev3.Http1ProtocolOptions{}, Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
@@ -367,23 +386,24 @@ func (u upstream) protocolOptions() *httpv3.HttpProtocolOptions {
 
 // transportSocket is what lies between TCP and HTTP; nil is nothing.
 func (u upstream) transportSocket() *corev3.TransportSocket {
+	var inner *corev3.TransportSocket
+	if u.tls.on {
+		inner = u.secureSocket()
+	}
 	if u.proxyProtocol == "" {
-		return nil
+		return inner
+	}
+	if inner == nil {
+		inner = socket("envoy.transport_sockets.raw_buffer", &rawbufferv3.RawBuffer{})
 	}
 	version := corev3.ProxyProtocolConfig_V1
 	if u.proxyProtocol == "v2" {
 		version = corev3.ProxyProtocolConfig_V2
 	}
-	return &corev3.TransportSocket{
-		Name: "envoy.transport_sockets.upstream_proxy_protocol",
-		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&proxyprotocolv3.ProxyProtocolUpstreamTransport{
-			Config: &corev3.ProxyProtocolConfig{Version: version},
-			TransportSocket: &corev3.TransportSocket{
-				Name:       "envoy.transport_sockets.raw_buffer",
-				ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&rawbufferv3.RawBuffer{})},
-			},
-		})},
-	}
+	return socket("envoy.transport_sockets.upstream_proxy_protocol", &proxyprotocolv3.ProxyProtocolUpstreamTransport{
+		Config:          &corev3.ProxyProtocolConfig{Version: version},
+		TransportSocket: inner,
+	})
 }
 
 // adsSource is the one way to every resource: the stream that brought this one.

@@ -64,13 +64,22 @@ func (s *service) refer(key, name string, port uint32, protocol string) (*backen
 			return be, nil
 		}
 	}
+	secured, authorities, err := t.spokenTo(key, set, s.coll.labelOptions(), port)
+	if err != nil {
+		return nil, err
+	}
 	cluster := fmt.Sprintf("%s:%d", spec.Name, port)
-	settings := upstreamOf(&labels.Route{})
+	settings := upstreamOf(&labels.Route{Destination: labels.Destination{SSLBackend: secured.on}})
+	settings.tls = secured
 	if protocol != "" {
 		settings.protocol = protocol
 		cluster += "+" + protocol // no route of the service is called like this
 	}
-	return s.referTo(key, t, own, cluster, port, settings)
+	be, err := s.referTo(key, t, own, cluster, port, settings)
+	if err == nil {
+		be.secret = authorities
+	}
+	return be, err
 }
 
 // referTo finds or makes a cluster that no route of its service has.

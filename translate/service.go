@@ -142,16 +142,15 @@ func (s *service) plan(n networkNames) {
 		if l.Passthrough {
 			r.tunnels()
 		}
-		if !r.broken && !r.closed && l.SSLBackend {
-			r.closed = true // never plain where TLS is asked for
-			p := r.problem(labels.Error, "ssl_backend", "is not built yet")
-			p.Value = "true"
-			s.problems = append(s.problems, p)
-		}
 		if r.broken || r.closed || r.answersItself() {
 			continue
 		}
 		if r.checkDestination(); r.broken {
+			continue
+		}
+		secured, authorities, err := r.taskTLS()
+		if err != nil {
+			r.lacks(err, true)
 			continue
 		}
 		port, ok := s.portOf(r, n)
@@ -159,7 +158,8 @@ func (s *service) plan(n networkNames) {
 			r.broken = true
 			continue
 		}
-		r.backend = s.backendOf(r, port)
+		r.backend = s.backendOf(r, port, secured)
+		r.backend.secret = authorities
 	}
 	s.yield()
 }
@@ -279,8 +279,9 @@ func numbers(n []uint32) string {
 // backendOf finds or makes the cluster of a route. The first route to a port
 // gives it the plain name, further settings on the same port are named by the
 // route that brought them.
-func (s *service) backendOf(r *route, port uint32) *backend {
+func (s *service) backendOf(r *route, port uint32, secured upstreamTLS) *backend {
 	name, settings := fmt.Sprintf("%s:%d", s.name, port), upstreamOf(r.label)
+	settings.tls = secured
 	for _, b := range s.backends {
 		if b.port == port && b.settings == settings {
 			return b

@@ -94,6 +94,19 @@ func request(r cases.Request) string {
 	if len(r.Headers) > 0 {
 		s += " with " + headers(r.Headers)
 	}
+	switch r.SNI {
+	case "":
+	case "none":
+		s += " asking for no server name"
+	default:
+		s += " asking for server " + verbatim(r.SNI)
+	}
+	if r.ClientCert != "" {
+		s += " with client certificate " + verbatim(r.ClientCert)
+	}
+	if r.TLS != "" {
+		s += " with no newer TLS than " + r.TLS
+	}
 	if r.Body != "" {
 		s += fmt.Sprintf(" with a body of %d bytes", len(r.Body))
 	}
@@ -104,6 +117,9 @@ func request(r cases.Request) string {
 }
 
 func answered(a cases.Answer) string {
+	if a.Refused {
+		return "refused in the handshake"
+	}
 	parts := []string{fmt.Sprint(a.Status)}
 	if a.Service != "" {
 		parts[0] += " from " + verbatim(a.Service)
@@ -113,6 +129,9 @@ func answered(a cases.Answer) string {
 	}
 	if a.Location != "" {
 		parts = append(parts, "to "+verbatim(a.Location))
+	}
+	if len(a.Certificate) > 0 {
+		parts = append(parts, "with a certificate for "+verbatim(strings.Join(a.Certificate, ", ")))
 	}
 	if len(a.Headers) > 0 {
 		parts = append(parts, "with "+headers(a.Headers))
@@ -127,6 +146,18 @@ func answered(a cases.Answer) string {
 		if f.value != "" {
 			seen = append(seen, f.what+" "+verbatim(f.value))
 		}
+	}
+	switch {
+	case a.Seen.TLS == "none":
+		seen = append(seen, "no TLS")
+	case a.Seen.TLS != "":
+		seen = append(seen, "TLS "+a.Seen.TLS)
+	}
+	if a.Seen.ServerName != "" && a.Seen.ServerName != "none" {
+		seen = append(seen, "server name "+verbatim(a.Seen.ServerName))
+	}
+	if a.Seen.Protocol != "" {
+		seen = append(seen, a.Seen.Protocol)
 	}
 	if len(a.Seen.Headers) > 0 {
 		seen = append(seen, headers(a.Seen.Headers))

@@ -64,13 +64,13 @@ var destinationKeys = section{title: "Where it goes", keys: []key{
 		meaning: "Takes tasks on the proxy's own Swarm node while one of them is healthy. The proxy must know its node: `waggle envoy --zone '{{.Node.ID}}'`, or `WAGGLE_ZONE`; others choose among all tasks."},
 	{name: "protocol", class: Match, standard: "http1",
 		value:   use(word("http1", "h2c", "http2", "grpc", "auto"), func(t *target, v string) { t.route.Protocol = v }),
-		meaning: "The protocol that the task speaks. Without TLS `http2` is `h2c`, HTTP/2 with prior knowledge; `grpc` is that, and keeps the deadline that a client sends in `grpc-timeout`; `auto` is the protocol of the client's own connection, as there is nothing to negotiate with over plain TCP."},
+		meaning: "The protocol that the task speaks. Without TLS `http2` is `h2c`, HTTP/2 with prior knowledge; `grpc` is that, and keeps the deadline that a client sends in `grpc-timeout`; `auto` is the protocol of the client's own connection, as there is nothing to negotiate with over plain TCP. Over TLS (`ssl_backend`) it is what the handshake agrees on: one of them, or with `auto` the better one that the task has."},
 	{name: "ssl_backend", class: Guard, interlock: true, standard: "false", value: use(boolean, func(t *target, v bool) { t.route.SSLBackend = v }),
-		meaning: "Speaks TLS to the task."},
+		meaning: "Speaks TLS to the task. Its certificate is not looked at unless `ssl_backend_tls_verify` says so."},
 	{name: "ssl_backend_tls_verify", class: Guard, interlock: true, standard: "none", value: use(called("`none`, `system`, name of a config or secret with CA certificates", object), func(t *target, v string) { t.route.SSLBackendVerify = v }),
-		meaning: "How the task's certificate is checked."},
+		meaning: "Who must have issued the task's certificate: `system` is the authorities that everybody trusts, a name is those of a config or secret. It must be valid, and for the name that `ssl_backend_sni` says. While it cannot be checked the route answers 503."},
 	{name: "ssl_backend_sni", class: Guard, standardText: "first exact host", value: use(host, func(t *target, v string) { t.route.SSLBackendSNI = v }),
-		meaning: "The server name in the TLS handshake with the task."},
+		meaning: "The server name in the TLS handshake with the task, for which its certificate is checked."},
 	{name: "lb_policy", class: Comfort, standard: "least_request",
 		value:   use(word("round_robin", "least_request", "random", "ring_hash", "maglev"), func(t *target, v string) { t.route.LBPolicy = v }),
 		meaning: "How a task is chosen."},
@@ -124,6 +124,29 @@ func PortOf(set *Set, opts Options) uint32 {
 		return 0
 	}
 	return n
+}
+
+// AsksForTLS reports whether any route of a service, served or not, wants TLS to its
+// tasks, be it with a value that cannot be read.
+func AsksForTLS(set *Set, opts Options) bool {
+	const key = "ssl_backend"
+	asks := func(v Value, said bool) bool {
+		on, err := boolean.read(v.Text)
+		return said && v.Text != "" && (on || err != nil)
+	}
+	if v, said := operatorValues("required", opts.Required)[key]; said {
+		return asks(v, said)
+	}
+	silent := len(set.Routes) == 0
+	for _, keys := range set.Routes {
+		v, said := keys[key]
+		if asks(v, said) {
+			return true
+		}
+		silent = silent || !said
+	}
+	v, said := operatorValues("defaults", opts.Defaults)[key]
+	return silent && asks(v, said)
 }
 
 var sticky = kind[Sticky]{doc: "cookie name[,ttl]", read: func(text string) (Sticky, error) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/stretchr/testify/require"
 )
 
@@ -81,7 +82,7 @@ func TestEveryBuiltKey(t *testing.T) {
 				"backend_mode": "com.docker.lb.backend_mode", "service_cluster": "com.docker.lb.service_cluster",
 			},
 		}},
-	}, s))
+	}, s, cmpopts.IgnoreUnexported(Route{})))
 	require.Equal(t, "com.docker.lb.port", s.Routes[0].Label("port"))
 	require.Equal(t, "com.docker.lb.api.port", s.Routes[1].Label("port"), "as its author would write it")
 }
