@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/waggle-lb/waggle/admin/api"
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/diff"
 	"github.com/waggle-lb/waggle/translate/render"
@@ -29,7 +31,8 @@ becomes an error, guards opened.
 
 With two files, the second takes the place of the first. With --api, the file takes
 the place of its stack in a running control plane; give the same --config, since
-defaults of a collection count too.
+defaults of a collection count too. What guards hold (passwords, keys) is compared
+between files only: a control plane does not give it away.
 
 Exit code 1: something would break.`,
 		Example: `  git show HEAD:stack.yml > old.yml && waggle diff -f old.yml -f stack.yml
@@ -96,11 +99,14 @@ func diffFiles(cmd *cobra.Command, files []string) (*diff.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := trees(cfg, old)
+	// What guards and certificates hold is compared, and shown to nobody.
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	a, err := trees(cfg, old, key)
 	if err != nil {
 		return nil, err
 	}
-	b, err := trees(cfg, next)
+	b, err := trees(cfg, next, key)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +143,7 @@ func diffRunning(cmd *cobra.Command, files []string) (*diff.Report, error) {
 				return nil, err
 			}
 		}
-		b, err := trees(cfg, next)
+		b, err := trees(cfg, next, nil) // the API has no marks
 		if err != nil {
 			return nil, err
 		}
@@ -211,12 +217,19 @@ func together(a, b *watcher.Picture) *watcher.Picture {
 	return &both
 }
 
-// trees translates a picture and shows every collection.
-func trees(cfg *config.Config, p *watcher.Picture) (map[string]diff.Tree, error) {
-	built := translate.Build(translate.Input{Picture: p, Config: cfg})
+// trees translates a picture and shows every collection, with marks if there is a key.
+func trees(cfg *config.Config, p *watcher.Picture, key []byte) (map[string]diff.Tree, error) {
+	material, _ := secrets.OfFiles(cfg, p) // what is wrong there is with the services that want it
+	built := translate.Build(translate.Input{Picture: p, Config: cfg, Material: material})
 	out := map[string]diff.Tree{}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
-		t, err := render.Tree(built.Resources(name), render.Shown...)
+		show := render.Tree
+		if key != nil {
+			show = func(res translate.Resources, kinds ...translate.Kind) (map[string]map[string]any, error) {
+				return render.Marked(key, res, kinds...)
+			}
+		}
+		t, err := show(built.Resources(name), render.Shown...)
 		if err != nil {
 			return nil, err
 		}

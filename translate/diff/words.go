@@ -143,10 +143,27 @@ func differences(a, b any) []Field {
 	var out []Field
 	for _, p := range slices.Sorted(maps.Keys(paths)) {
 		if was[p] != is[p] {
-			out = append(out, Field{p, was[p], is[p]})
+			out = append(out, unmarked(Field{p, was[p], is[p]}))
 		}
 	}
 	return out
+}
+
+// redacted stands where content is not shown; a mark may follow, by which contents are
+// told apart (render.Marked).
+const redacted = "[redacted]"
+
+// unmarked is a field without marks.
+func unmarked(f Field) Field {
+	if strings.HasPrefix(f.Old, redacted) && strings.HasPrefix(f.New, redacted) {
+		return Field{f.Field, redacted, "other content"}
+	}
+	for _, v := range []*string{&f.Old, &f.New} {
+		if strings.HasPrefix(*v, redacted) {
+			*v = redacted
+		}
+	}
+	return f
 }
 
 // word gives what stands under a path the name that labels have for it. Several

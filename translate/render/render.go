@@ -5,6 +5,9 @@ package render
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 
@@ -37,14 +40,41 @@ func KindNamed(name string) (translate.Kind, bool) {
 // Tree gives resources as plain JSON values: kind, then name, then the resource.
 // Every shown kind has an entry, extensions only where there are any.
 func Tree(res translate.Resources, kinds ...translate.Kind) (map[string]map[string]any, error) {
+	return redactor{}.tree(res, kinds)
+}
+
+// Marked is Tree for states that are compared with each other: behind Redacted stands
+// a mark, the same for the same content. It says nothing to those who do not know the
+// key, and should be shown to nobody all the same.
+func Marked(key []byte, res translate.Resources, kinds ...translate.Kind) (map[string]map[string]any, error) {
+	return redactor{key}.tree(res, kinds)
+}
+
+// Resource gives one message as plain JSON values, sensitive fields redacted.
+func Resource(m proto.Message) (any, error) { return redactor{}.resource(m) }
+
+// redactor takes out what is sensitive. With a key it leaves marks.
+type redactor struct{ key []byte }
+
+// text stands in place of content.
+func (r redactor) text(content []byte) string {
+	if r.key == nil {
+		return Redacted
+	}
+	h := hmac.New(sha256.New, r.key)
+	h.Write(content)
+	return Redacted + " " + hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+func (r redactor) tree(res translate.Resources, kinds []translate.Kind) (map[string]map[string]any, error) {
 	tree := map[string]map[string]any{}
 	for _, k := range kinds {
 		if k == translate.Extension && len(res[k]) == 0 {
 			continue
 		}
 		named := map[string]any{}
-		for name, r := range res[k] {
-			v, err := Resource(r.Message)
+		for name, one := range res[k] {
+			v, err := r.resource(one.Message)
 			if err != nil {
 				return nil, fmt.Errorf("show %s %q: %w", k, name, err)
 			}
@@ -55,10 +85,9 @@ func Tree(res translate.Resources, kinds ...translate.Kind) (map[string]map[stri
 	return tree, nil
 }
 
-// Resource gives one message as plain JSON values, sensitive fields redacted.
-func Resource(m proto.Message) (any, error) {
+func (r redactor) resource(m proto.Message) (any, error) {
 	clean := proto.Clone(m)
-	if err := redact(clean.ProtoReflect()); err != nil {
+	if err := r.redact(clean.ProtoReflect()); err != nil {
 		return nil, err
 	}
 	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(clean)
@@ -75,7 +104,7 @@ func Resource(m proto.Message) (any, error) {
 }
 
 // redact replaces what is sensitive in m, also inside packed messages (Any).
-func redact(m protoreflect.Message) error {
+func (r redactor) redact(m protoreflect.Message) error {
 	if any, ok := m.Interface().(*anypb.Any); ok {
 		if any.GetTypeUrl() == "" && len(any.GetValue()) == 0 {
 			return nil // "as it is elsewhere"
@@ -84,7 +113,7 @@ func redact(m protoreflect.Message) error {
 		if err != nil {
 			return fmt.Errorf("unpack %s: %w", any.GetTypeUrl(), err)
 		}
-		if err := redact(inner.ProtoReflect()); err != nil {
+		if err := r.redact(inner.ProtoReflect()); err != nil {
 			return err
 		}
 		any.Value, err = proto.MarshalOptions{Deterministic: true}.Marshal(inner)
@@ -94,23 +123,23 @@ func redact(m protoreflect.Message) error {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch sensitive := proto.GetExtension(f.Options(), annotations.E_Sensitive).(bool); {
 		case sensitive:
-			blank(m, f, v)
+			r.blank(m, f, v)
 		case f.IsMap():
 			if f.MapValue().Message() != nil {
 				v.Map().Range(func(_ protoreflect.MapKey, e protoreflect.Value) bool {
-					err = redact(e.Message())
+					err = r.redact(e.Message())
 					return err == nil
 				})
 			}
 		case f.Message() == nil:
 		case f.IsList():
 			for i := range v.List().Len() {
-				if err = redact(v.List().Get(i).Message()); err != nil {
+				if err = r.redact(v.List().Get(i).Message()); err != nil {
 					break
 				}
 			}
 		default:
-			err = redact(v.Message())
+			err = r.redact(v.Message())
 		}
 		return err == nil
 	})
@@ -119,39 +148,43 @@ func redact(m protoreflect.Message) error {
 
 // blank takes the value of a sensitive field away: text becomes Redacted, of a
 // message every text in it does, anything else is cleared.
-func blank(m protoreflect.Message, f protoreflect.FieldDescriptor, v protoreflect.Value) {
+func (r redactor) blank(m protoreflect.Message, f protoreflect.FieldDescriptor, v protoreflect.Value) {
 	switch {
 	case f.IsMap():
 		m.Clear(f)
 	case f.IsList() && f.Message() != nil:
 		for i := range v.List().Len() {
-			blankAll(v.List().Get(i).Message())
+			r.blankAll(v.List().Get(i).Message())
 		}
 	case f.IsList():
 		m.Clear(f)
 	case f.Message() != nil:
-		blankAll(v.Message())
+		r.blankAll(v.Message())
 	case f.Kind() == protoreflect.StringKind:
-		m.Set(f, protoreflect.ValueOfString(Redacted))
+		m.Set(f, protoreflect.ValueOfString(r.text([]byte(v.String()))))
 	case f.Kind() == protoreflect.BytesKind:
-		m.Set(f, protoreflect.ValueOfBytes([]byte(Redacted)))
+		m.Set(f, protoreflect.ValueOfBytes([]byte(r.text(v.Bytes()))))
 	default:
 		m.Clear(f)
 	}
 }
 
-func blankAll(m protoreflect.Message) {
+func (r redactor) blankAll(m protoreflect.Message) {
 	switch inner := m.Interface().(type) {
 	case *anypb.Any:
 		inner.Reset()
 		return
 	case *corev3.DataSource: // bytes would show in base64
+		content := inner.GetInlineBytes()
+		if content == nil {
+			content = []byte(inner.GetInlineString() + inner.GetFilename() + inner.GetEnvironmentVariable())
+		}
 		inner.Reset()
-		inner.Specifier = &corev3.DataSource_InlineString{InlineString: Redacted}
+		inner.Specifier = &corev3.DataSource_InlineString{InlineString: r.text(content)}
 		return
 	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		blank(m, f, v)
+		r.blank(m, f, v)
 		return true
 	})
 }

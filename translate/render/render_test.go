@@ -57,3 +57,22 @@ func keys[V any](m map[string]V) (names []string) {
 	}
 	return names
 }
+
+// Marks tell contents apart, and give nothing of them away.
+func TestMarked(t *testing.T) {
+	shown := func(key, content string) string {
+		res := translate.Resources{}
+		m := &tlsv3.Secret{Name: "s", Type: &tlsv3.Secret_GenericSecret{GenericSecret: &tlsv3.GenericSecret{
+			Secret: &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: []byte(content)}},
+		}}}
+		res[translate.Secret] = map[string]*translate.Resource{"s": {Kind: translate.Secret, Name: "s", Message: m}}
+		tree, err := Marked([]byte(key), res, translate.Secret)
+		require.NoError(t, err)
+		return tree["secrets"]["s"].(map[string]any)["generic_secret"].(map[string]any)["secret"].(map[string]any)["inline_string"].(string)
+	}
+	one := shown("key", "hunter2")
+	require.Regexp(t, `^\[redacted\] [0-9a-f]{16}$`, one)
+	require.Equal(t, one, shown("key", "hunter2"))
+	require.NotEqual(t, one, shown("key", "hunter3"))
+	require.NotEqual(t, one, shown("another key", "hunter2"))
+}
