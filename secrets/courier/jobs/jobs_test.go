@@ -196,6 +196,61 @@ func TestWhatChangesIsFetchedAnew(t *testing.T) {
 	require.Contains(t, c.says("dev", "", "v1"), "was not given", "at once")
 }
 
+// A label that names something new leads to what it led to before until that is there,
+// also where fetching it fails at first; whatever was before, be it a file.
+func TestALabelLeadsToWhatItLedToUntilTheNewIsThere(t *testing.T) {
+	d := fakedocker.Start(t)
+	var mu sync.Mutex
+	broken := false
+	works := deliver(t)
+	d.Write(func(ctx context.Context, spec swarm.ServiceSpec, mounted map[string][]byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if broken {
+			return errors.New("broken")
+		}
+		return works(ctx, spec, mounted)
+	})
+	breaks := func(b bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		broken = b
+	}
+	c := running(t, d, courier.Timing{Look: 5 * time.Millisecond, RetryMin: 300 * time.Millisecond, RetryMax: 300 * time.Millisecond}, map[string]string{"v1": "dev", "v2": "dev", "v3": "prod"})
+	c.Material(secrets.Of(map[string][]secrets.Item{"dev": {{Kind: secrets.File, Name: "file", Data: secrets.Hide([]byte("of a file"))}}}))
+	names := func(collection, name string) {
+		c.Wanted(c.picture, []secrets.Want{{Collection: collection, Name: name, Use: "web//basic_auth"}, {Collection: "dev", Name: name, Use: "new//basic_auth"}})
+	}
+	before := func(collection, use string) string {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		i, _ := c.m.Before(collection, use)
+		return string(i.Data.Reveal())
+	}
+	c.Wanted(c.picture, []secrets.Want{{Collection: "dev", Name: "file", Use: "web//basic_auth"}})
+	names("dev", "v1")
+	require.Equal(t, "of a file", before("dev", "web//basic_auth"), "at once")
+	require.Empty(t, before("dev", "new//basic_auth"), "it led nowhere")
+	eventually(t, "v1", func() bool { return c.says("dev", "", "v1") == content+"v1" })
+	require.Empty(t, before("dev", "web//basic_auth"))
+	breaks(true)
+	names("dev", "v2")
+	eventually(t, "it fails", func() bool { return strings.Contains(c.says("dev", "", "v2"), "broken") })
+	require.Equal(t, content+"v1", before("dev", "web//basic_auth"))
+	require.Equal(t, content+"v1", before("dev", "new//basic_auth"))
+	names("dev", "v2")
+	require.Equal(t, content+"v1", before("dev", "web//basic_auth"), "however often that is said")
+	breaks(false)
+	eventually(t, "v2", func() bool { return c.says("dev", "", "v2") == content+"v2" })
+	require.Empty(t, before("dev", "web//basic_auth"))
+	breaks(true)
+	names("prod", "v3")
+	require.Empty(t, before("prod", "web//basic_auth"), "another collection gets nothing of it")
+	names("dev", "nothing")
+	names("dev", "v1")
+	require.Empty(t, before("dev", "web//basic_auth"), "it led nowhere in between")
+}
+
 // A job that fails says why, and is made again, less and less often.
 func TestFailuresAreToldAndTriedAgain(t *testing.T) {
 	d := fakedocker.Start(t)
