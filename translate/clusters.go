@@ -16,6 +16,7 @@ import (
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -157,10 +158,61 @@ const (
 	edsFetchTimeout = time.Second // a cluster that warms holds back the ACK of all (envoy-xds.md §1)
 )
 
-// newCluster is the cluster of one service, port and upstream settings.
-func newCluster(name string, u upstream) *clusterv3.Cluster {
+// clusters makes the clusters of one build. Those with the same settings differ in
+// their name alone: what they have in common is made and encoded once.
+type clusters map[upstream]sameClusters
+
+// sameClusters is a cluster without a name, and its encoding.
+type sameClusters struct {
+	message *clusterv3.Cluster
+	bytes   []byte
+}
+
+// resource is the cluster of one service, port and upstream settings.
+func (made clusters) resource(name string, u upstream) *Resource {
+	if u.check.path != "" && u.check.host == "" && !u.grpc { // of HTTP a host must be asked for
+		u.check.host, _, _ = strings.Cut(name, ":")
+	}
+	same, ok := made[u]
+	if !ok {
+		same.message = newCluster(u)
+		same.bytes = mustEncode(same.message)
+		made[u] = same
+	}
+	// The name is the first field, and encoding is in the order of fields.
+	body := make([]byte, 0, protowire.SizeTag(1)+protowire.SizeBytes(len(name))+len(same.bytes))
+	body = append(appendText(body, 1, name), same.bytes...)
+	return &Resource{Kind: Cluster, Name: name, Message: same.named(name), Body: body, EDS: true}
+}
+
+// named has all fields that newCluster may set in common with the others.
+func (s sameClusters) named(name string) *clusterv3.Cluster {
+	m := s.message
+	return &clusterv3.Cluster{
+		Name: name,
+
+		ClusterDiscoveryType:          m.ClusterDiscoveryType,
+		EdsClusterConfig:              m.EdsClusterConfig,
+		ConnectTimeout:                m.ConnectTimeout,
+		PerConnectionBufferLimitBytes: m.PerConnectionBufferLimitBytes,
+		LbPolicy:                      m.LbPolicy,
+		LbConfig:                      m.LbConfig,
+		LoadBalancingPolicy:           m.LoadBalancingPolicy,
+		CommonLbConfig:                m.CommonLbConfig,
+		CircuitBreakers:               m.CircuitBreakers,
+		OutlierDetection:              m.OutlierDetection,
+		HealthChecks:                  m.HealthChecks,
+		IgnoreHealthOnHostRemoval:     m.IgnoreHealthOnHostRemoval,
+		UpstreamConnectionOptions:     m.UpstreamConnectionOptions,
+		UpstreamBindConfig:            m.UpstreamBindConfig,
+		TransportSocket:               m.TransportSocket,
+		TypedExtensionProtocolOptions: m.TypedExtensionProtocolOptions,
+	}
+}
+
+// newCluster is a cluster of some upstream settings, without its name.
+func newCluster(u upstream) *clusterv3.Cluster {
 	c := &clusterv3.Cluster{
-		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{
 			EdsConfig: adsSource(durationpb.New(edsFetchTimeout)),
@@ -185,7 +237,7 @@ func newCluster(name string, u upstream) *clusterv3.Cluster {
 	c.IgnoreHealthOnHostRemoval = true
 	c.HealthChecks = []*corev3.HealthCheck{u.arrival()}
 	if u.check.path != "" {
-		c.HealthChecks = []*corev3.HealthCheck{u.healthCheck(name)}
+		c.HealthChecks = []*corev3.HealthCheck{u.healthCheck()}
 	}
 	if u.check.path != "" || u.fallback != "" {
 		// Checks may be wrong about all tasks, and so may failures where all tasks of
@@ -241,7 +293,7 @@ func (u upstream) nearest() *clusterv3.LoadBalancingPolicy {
 
 // healthCheck asks every task, new ones at once: until its first good answer a
 // task is not used.
-func (u upstream) healthCheck(cluster string) *corev3.HealthCheck {
+func (u upstream) healthCheck() *corev3.HealthCheck {
 	h := &corev3.HealthCheck{
 		Timeout:            durationpb.New(u.check.timeout),
 		Interval:           durationpb.New(u.check.interval),
@@ -260,12 +312,8 @@ func (u upstream) healthCheck(cluster string) *corev3.HealthCheck {
 	if u.protocol == h2c {
 		codec = typev3.CodecClientType_HTTP2
 	}
-	host := u.check.host
-	if host == "" {
-		host, _, _ = strings.Cut(cluster, ":")
-	}
 	h.HealthChecker = &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: &corev3.HealthCheck_HttpHealthCheck{
-		Host: host, Path: u.check.path, CodecClientType: codec,
+		Host: u.check.host, Path: u.check.path, CodecClientType: codec,
 	}}
 	return h
 }

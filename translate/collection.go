@@ -45,6 +45,7 @@ type collection struct {
 	refs      map[string]int      // how many hosts name a cluster
 	needed    ordered[Ref]        // clusters that a host names
 
+	room      []byte // to encode hosts and endpoints in, one after the other
 	resources Resources
 	sweep     bool // resources are of an earlier build: what is not built again goes
 
@@ -97,11 +98,12 @@ func (c *collection) finish() []Change {
 	if !c.fresh && len(c.dirty) == 0 && len(c.touched) == 0 && len(c.extended) == 0 && !c.rechain && !c.secret {
 		return nil
 	}
-	var changes []Change
-	built := map[Ref]struct{}{}
+	changes := make([]Change, 0, 2*len(c.touched)+1)
+	built := map[Ref]struct{}{} // for the sweep
 	set := func(r *Resource) {
-		ref := Ref{r.Kind, r.Name}
-		built[ref] = struct{}{}
+		if c.sweep {
+			built[Ref{r.Kind, r.Name}] = struct{}{}
+		}
 		if old := c.resources[r.Kind][r.Name]; old != nil && bytes.Equal(old.Body, r.Body) {
 			return
 		}
@@ -124,6 +126,7 @@ func (c *collection) finish() []Change {
 	if rechained {
 		c.chains, c.secret = c.filterChains(), true
 	}
+	made := clusters{}
 	for name, whole := range c.touched {
 		if m := c.outside(name); m != nil {
 			set(&Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m)})
@@ -142,15 +145,13 @@ func (c *collection) finish() []Change {
 		// Names and numbers were checked where they came from: what is left to go
 		// wrong is a mistake of ours, and tests look for it.
 		if whole {
-			m := newCluster(name, be.settings)
-			r := &Resource{Kind: Cluster, Name: name, Message: m, Body: mustEncode(m), EDS: true}
+			r := made.resource(name, be.settings)
 			if be.secret != nil {
 				r.Refs = []Ref{{Secret, be.secret.Name}}
 			}
 			set(r)
 		}
-		e := assignment(name, c.endpoints(be), be.settings.fallback != "")
-		set(&Resource{Kind: Endpoints, Name: name, Message: e, Body: mustEncode(e)})
+		set(assignment(name, c.endpoints(be), be.settings.fallback != "", &c.room))
 	}
 	if plainChanged {
 		set(c.table())
@@ -268,13 +269,14 @@ func (c *collection) settle(h *host) {
 		}
 	}
 
-	plain, names, problems := virtualHost(side{cfg: c.cfg, onward: h.tls.strict()}, h.name, on.matches)
+	plain, routes, names, problems := virtualHost(side{cfg: c.cfg, onward: h.tls.strict()}, h.name, on.matches, c.room[:0])
 	tell(problems)
+	c.room = routes
 	h.clusters = append(h.clusters, names...)
 	h.secrets = secretsOf(on.matches)
 	switch {
 	case len(on.matches) > 0:
-		h.plain = encodeHost(plain)
+		h.plain = encodeRouted(plain, routes)
 	case len(on.tunnel) > 0: // a wildcard must not take it
 		h.plain = encodeHost(only(h.name, domains(h.name), unknownHost))
 	}
@@ -285,14 +287,14 @@ func (c *collection) settle(h *host) {
 		tell(over.problems)
 		h.secure = h.plain
 		if hsts := hstsOf(over.mine); hsts != "" || differs(h.claims, h.tls.profile) {
-			vh, names, problems := virtualHost(side{cfg: c.cfg, tls: true}, h.name, over.matches)
+			vh, routes, names, problems := virtualHost(side{cfg: c.cfg, tls: true}, h.name, over.matches, c.room[:0])
 			tell(problems)
 			if hsts != "" {
 				vh.ResponseHeadersToAdd = []*corev3.HeaderValueOption{setHeader("strict-transport-security", formatLiteral(hsts))}
 			}
 			h.secure = encoded{}
 			if len(over.matches) > 0 {
-				h.secure = encodeHost(vh)
+				h.secure = encodeRouted(vh, routes)
 			}
 			h.clusters = append(h.clusters, names...)
 			h.secrets = append(h.secrets, secretsOf(over.matches)...)

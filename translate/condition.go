@@ -223,10 +223,12 @@ func textIs(m labels.Matcher) *matcherv3.StringMatcher {
 	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: m.Exact}}
 }
 
+var everyPath = &routev3.RouteMatch_Prefix{Prefix: "/"}
+
 // under matches a context root segment by segment: /app and /app/x, not /apple.
 func under(root string) *routev3.RouteMatch {
 	if root == "/" {
-		return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
+		return &routev3.RouteMatch{PathSpecifier: everyPath}
 	}
 	return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: root}}
 }

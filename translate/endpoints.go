@@ -1,16 +1,10 @@
 package translate
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
@@ -368,62 +362,3 @@ func (c *collection) endpoints(be *backend) []endpoint {
 
 // StandInPriority comes behind a service's own tasks (0) and those of its nodes that are down (1).
 const StandInPriority = 2
-
-// overprovisioning makes priority 1 mean "when no other is left": as long as one
-// endpoint of priority 0 is healthy (of up to a thousand), it takes everything.
-// Envoy's own 140 would send a share away as soon as a third is ejected.
-const overprovisioning = 100_000
-
-// assignment is the wire form of endpoints: by priority, then node. Where another
-// service may stand in, one healthy endpoint is enough even while that has none:
-// else those that were ejected would get requests again.
-func assignment(name string, list []endpoint, standIn bool) *endpointv3.ClusterLoadAssignment {
-	cla := &endpointv3.ClusterLoadAssignment{ClusterName: name}
-	onlyWhenEmpty := &endpointv3.ClusterLoadAssignment_Policy{OverprovisioningFactor: wrapperspb.UInt32(overprovisioning)}
-	if standIn {
-		cla.Policy = onlyWhenEmpty
-	}
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(x, y endpoint) int {
-		return cmp.Or(
-			cmp.Compare(x.priority, y.priority), cmp.Compare(x.node, y.node),
-			cmp.Compare(x.slot, y.slot), cmp.Compare(x.task, y.task), x.addr.Compare(y.addr),
-		)
-	})
-	var group *endpointv3.LocalityLbEndpoints
-	for i, e := range list {
-		if i == 0 || e.priority != list[i-1].priority || e.node != list[i-1].node {
-			group = &endpointv3.LocalityLbEndpoints{Priority: e.priority}
-			if e.node != "" {
-				group.Locality = &corev3.Locality{Zone: valid(e.node)}
-			}
-			cla.Endpoints = append(cla.Endpoints, group)
-		}
-		group.LbEndpoints = append(group.LbEndpoints, e.envoy())
-		if e.priority > 0 {
-			cla.Policy = onlyWhenEmpty
-		}
-	}
-	return cla
-}
-
-func (e endpoint) envoy() *endpointv3.LbEndpoint {
-	fields := map[string]*structpb.Value{"task": structpb.NewStringValue(valid(e.task))}
-	if e.slot > 0 {
-		fields["slot"] = structpb.NewNumberValue(float64(e.slot))
-	}
-	if e.nodeName != "" {
-		fields["node"] = structpb.NewStringValue(valid(e.nodeName))
-	}
-	return &endpointv3.LbEndpoint{
-		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
-			Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
-				Address:       e.addr.Addr().String(),
-				PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(e.addr.Port())},
-			}}},
-		}},
-		Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
-			MetadataKey: {Fields: fields},
-		}},
-	}
-}

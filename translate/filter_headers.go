@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -18,6 +19,18 @@ const maxHeaders = 200
 type headerChanges struct {
 	add    []*corev3.HeaderValueOption
 	remove []string
+}
+
+// before gives the headers that are added, and then others. Routes have them in
+// common: neither list is changed.
+func (c headerChanges) before(others []*corev3.HeaderValueOption) []*corev3.HeaderValueOption {
+	switch {
+	case len(c.add) == 0:
+		return others
+	case len(others) == 0:
+		return c.add
+	}
+	return slices.Concat(c.add, others)
 }
 
 // shapeHeaders reads what the labels say about headers. The router itself does that
@@ -59,10 +72,10 @@ func shaped(e *routev3.Route, r *route) {
 	if e.GetRoute().GetWeightedClusters() != nil {
 		return // each service has its own, with its share
 	}
-	e.ResponseHeadersToAdd = append(r.response.add[:len(r.response.add):len(r.response.add)], e.ResponseHeadersToAdd...)
+	e.ResponseHeadersToAdd = r.response.before(e.ResponseHeadersToAdd)
 	e.ResponseHeadersToRemove = r.response.remove
 	if e.GetRoute() != nil { // nobody sees the headers of other requests
-		e.RequestHeadersToAdd = append(r.request.add[:len(r.request.add):len(r.request.add)], e.RequestHeadersToAdd...)
+		e.RequestHeadersToAdd = r.request.before(e.RequestHeadersToAdd)
 		e.RequestHeadersToRemove = r.request.remove
 	}
 }

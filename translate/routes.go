@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"github.com/waggle-lb/waggle/config"
@@ -62,23 +61,21 @@ func routesOf(on side, m match) (routes []*routev3.Route, clusters []string) {
 	if rewrite {
 		routes = append(routes, guarded(slash(oldest.name, m.on), oldest))
 	}
-	forward := func(name string, methods []string, again []*corev3.HeaderValueOption) {
-		r := &routev3.Route{Name: name, Match: m.on.match(methods), RequestHeadersToAdd: again}
-		if rewrite {
-			r.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.on.path + "/"}
-		}
-		r.Action = &routev3.Route_Route{Route: forwardAction(oldest, shares, rewrite, r.Match)}
-		routes = append(routes, guarded(r, oldest))
+	requests := m.on.match(nil)
+	if rewrite {
+		requests.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: m.on.path + "/"}
 	}
+	action := &routev3.Route_Route{Route: forwardAction(oldest, shares, rewrite, requests)}
 	twice, again := sentTwice(oldest.label)
 	if twice = m.on.some(twice); len(twice) > 0 {
-		forward(oldest.name+SafeSuffix, twice, again)
+		safe := m.on.match(twice)
+		safe.PathSpecifier = requests.PathSpecifier
+		routes = append(routes, guarded(&routev3.Route{Name: oldest.name + SafeSuffix, Match: safe, Action: action, RequestHeadersToAdd: again}, oldest))
 		if len(twice) == len(m.on.methods) {
 			return routes, clusters // there are no others
 		}
 	}
-	forward(oldest.name, nil, nil)
-	return routes, clusters
+	return append(routes, guarded(&routev3.Route{Name: oldest.name, Match: requests, Action: action}, oldest)), clusters
 }
 
 // slash sends exactly /app to /app/: relative links of the page would miss else.

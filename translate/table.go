@@ -105,11 +105,19 @@ func putTogether(around *routev3.RouteConfiguration, hosts []encoded, refs []Ref
 // fieldVirtualHosts is the number of RouteConfiguration.virtual_hosts.
 const fieldVirtualHosts = 2
 
-// field gives an encoded virtual host as a field of the table.
-func field(vh []byte) []byte {
-	b := make([]byte, 0, len(vh)+6)
+// field gives an encoded virtual host, in parts, as a field of the table.
+func field(parts ...[]byte) []byte {
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
+	b := make([]byte, 0, protowire.SizeTag(fieldVirtualHosts)+protowire.SizeBytes(size))
 	b = protowire.AppendTag(b, fieldVirtualHosts, protowire.BytesType)
-	return protowire.AppendBytes(b, vh)
+	b = protowire.AppendVarint(b, uint64(size))
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
 }
 
 // tableBytes puts a table together from encoded virtual hosts. Deterministic

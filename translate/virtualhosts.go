@@ -35,6 +35,22 @@ type encoded struct {
 
 func encodeHost(vh *routev3.VirtualHost) encoded { return encoded{vh, field(mustEncode(vh))} }
 
+// encodeRouted is encodeHost where the routes were encoded before, see virtualHost.
+func encodeRouted(vh *routev3.VirtualHost, routes []byte) encoded {
+	tail := hostTail
+	if len(vh.ResponseHeadersToAdd) > 0 {
+		tail = mustEncode(&routev3.VirtualHost{ResponseHeadersToAdd: vh.ResponseHeadersToAdd, RetryPolicy: vh.RetryPolicy})
+	}
+	head := appendText(nil, 1, vh.Name)
+	for _, d := range vh.Domains {
+		head = appendText(head, 2, d)
+	}
+	return encoded{vh, field(head, routes, tail)}
+}
+
+// hostTail is what hosts have in common, behind their routes.
+var hostTail = mustEncode(&routev3.VirtualHost{RetryPolicy: standardRetries})
+
 // insert adds a claim at the place of its age.
 func (h *host) insert(c *claim) {
 	i, _ := slices.BinarySearchFunc(h.claims, c, (*claim).older)
@@ -48,33 +64,30 @@ func (h *host) remove(c *claim) {
 	}
 }
 
-// virtualHost is what a host's claims come to. Each route is checked by itself:
-// one that Envoy would not take answers 503, and its neighbours stay.
-func virtualHost(on side, name string, matches []match) (*routev3.VirtualHost, []string, []Problem) {
-	vh := &routev3.VirtualHost{Name: name, Domains: domains(name), RetryPolicy: standardRetries}
-	var clusters []string
-	var problems []Problem
+// virtualHost is what a host's claims come to, and its routes as fields of it, appended
+// to room. Each route is checked and encoded by itself: one that Envoy would not take
+// answers 503, and its neighbours stay.
+func virtualHost(on side, name string, matches []match, room []byte) (vh *routev3.VirtualHost, routes []byte, clusters []string, problems []Problem) {
+	vh = &routev3.VirtualHost{Name: name, Domains: domains(name), RetryPolicy: standardRetries}
+	routes = room
 	for _, m := range matches {
-		routes, names := routesOf(on, m)
-		routes = sparingSockets(routes)
+		own, names := routesOf(on, m)
+		own = sparingSockets(own)
 		oldest := m.claims[0].route
-		for _, r := range routes {
-			if _, err := checked(r); err != nil {
-				p := oldest.problem(labels.Error, "hosts", "not built, Envoy would refuse it: "+err.Error())
-				p.Value = name + m.on.String()
-				problems = append(problems, p)
-				bad := &routev3.Route{Name: oldest.name, Match: m.on.match(nil)}
-				notBuilt.respond(bad)
-				if _, err := checked(bad); err != nil {
-					routes = nil // not even its match can be said
-				} else {
-					routes = []*routev3.Route{bad}
-				}
-				names = nil
-				break
+		next, err := appendRoutes(routes, own)
+		if err != nil {
+			p := oldest.problem(labels.Error, "hosts", "not built, Envoy would refuse it: "+err.Error())
+			p.Value = name + m.on.String()
+			problems = append(problems, p)
+			bad := &routev3.Route{Name: oldest.name, Match: m.on.match(nil)}
+			notBuilt.respond(bad)
+			own, names = []*routev3.Route{bad}, nil
+			if next, err = appendRoutes(routes, own); err != nil {
+				own, next = nil, routes // not even its match can be said
 			}
 		}
-		vh.Routes = append(vh.Routes, routes...)
+		routes = next
+		vh.Routes = append(vh.Routes, own...)
 		clusters = append(clusters, names...)
 		if oldest.broken || m.claims[0].closed() {
 			continue
@@ -93,7 +106,21 @@ func virtualHost(on side, name string, matches []match) (*routev3.VirtualHost, [
 		}
 	}
 	slices.Sort(clusters)
-	return vh, slices.Compact(clusters), problems
+	return vh, routes, slices.Compact(clusters), problems
+}
+
+// appendRoutes appends routes as fields of a virtual host, if Envoy takes them all.
+func appendRoutes(b []byte, routes []*routev3.Route) ([]byte, error) {
+	for _, r := range routes {
+		if err := r.ValidateAll(); err != nil {
+			return nil, err
+		}
+		var err error
+		if b, err = appendField(b, 3, r); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
 }
 
 // secretsOf gives what the guards of the routes need.

@@ -35,7 +35,10 @@ func Parse(set *Set, service string, opts Options) *Service {
 	if len(set.Routes) == 0 {
 		return p.service
 	}
-	p.readServiceWide()
+	p.serviceWide = p.settings("", true)
+	for _, s := range p.serviceWide {
+		p.read(s, &target{service: p.service})
+	}
 	for _, name := range slices.Sorted(maps.Keys(set.Routes)) {
 		if set.publishes(name) {
 			p.service.Routes = append(p.service.Routes, p.readRoute(name))
@@ -57,6 +60,7 @@ type parser struct {
 	required         map[string]Value
 	defaults         map[string]Value
 	service          *Service
+	serviceWide      []setting // that hold
 }
 
 func (p *parser) report(severity Severity, v Value, reason, hint string) {
@@ -64,12 +68,6 @@ func (p *parser) report(severity Severity, v Value, reason, hint string) {
 		Severity: severity, Service: p.name, Collection: p.collection,
 		Label: oneLine(v.Label), Value: shown(v.Text), Reason: oneLine(reason), Hint: oneLine(hint),
 	})
-}
-
-func (p *parser) readServiceWide() {
-	for _, s := range p.settings("", true) {
-		p.read(s, &target{service: p.service})
-	}
 }
 
 func (p *parser) readRoute(name string) *Route {
@@ -108,7 +106,7 @@ func (p *parser) readRoute(name string) *Route {
 			claims = true
 		}
 	}
-	for _, s := range p.settings("", true) {
+	for _, s := range p.serviceWide {
 		r.Labels[s.canonical] = oneLine(s.value.Label)
 	}
 	if !claims && !r.DefaultBackend {
@@ -289,6 +287,9 @@ func (p *parser) cost(s setting) string {
 // operatorValues gives what defaults or required says by canonical key. What is
 // no key is left out: CheckOperator has refused it.
 func operatorValues(where string, m map[string]string) map[string]Value {
+	if len(m) == 0 {
+		return nil
+	}
 	values := make(map[string]Value, len(m))
 	for _, text := range slices.Sorted(maps.Keys(m)) {
 		k, name, known := splitKey(text)
