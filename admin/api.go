@@ -13,6 +13,7 @@ import (
 
 	"github.com/waggle-lb/waggle/admin/api"
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/xds"
 	"github.com/waggle-lb/waggle/xds/identity"
@@ -49,6 +50,8 @@ type APIOptions struct {
 	Facts  Facts
 	// Channel tells how the door of the channel is; nil: nothing is told.
 	Channel func() identity.Status
+	// Certificates tells what collections have; nil: nothing is told.
+	Certificates func() []secrets.Certificate
 	// Look is how often readers of events have the proxies looked at; default 250 ms.
 	Look time.Duration
 }
@@ -96,9 +99,10 @@ func (a *API) register(mux *http.ServeMux) {
 		"/api/v1/services/{name}":                            a.service,
 		"/api/v1/problems":                                   a.problems,
 		"/api/v1/proxies":                                    a.connected,
+		"/api/v1/certificates":                               a.certificates,
 		"/api/v1/explain":                                    a.explain,
 		"/api/": func(r *http.Request) (any, error) {
-			return nil, refusal{http.StatusNotFound, fmt.Sprintf("there is no %s: the API has /api/v1/ status, collections, services, problems, proxies, explain and events", r.URL.Path)}
+			return nil, refusal{http.StatusNotFound, fmt.Sprintf("there is no %s: the API has /api/v1/ status, collections, services, problems, proxies, certificates, explain and events", r.URL.Path)}
 		},
 	} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {

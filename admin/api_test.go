@@ -190,6 +190,22 @@ func TestProxies(t *testing.T) {
 	require.Contains(t, refused(t, h, 404, "/api/v1/proxies?collection=x"), "unknown")
 }
 
+func TestCertificates(t *testing.T) {
+	h := handler(newTestAPI(built(twoCollections(), shop()), &server{}), "")
+	all := get[api.Certificates](t, h, "/api/v1/certificates").Certificates
+	require.Len(t, all, 3)
+	ends, rotated := epoch.AddDate(0, 3, 0), epoch.Add(time.Minute)
+	require.Equal(t, api.Certificate{
+		Collection: "prod", Source: "secret", Name: "shop_cert", Hosts: []string{"shop.example.com"}, Issuer: "An authority", Serial: "7",
+		NotBefore: &epoch, NotAfter: &ends, Rotated: &rotated, Kept: "it is empty",
+	}, all[2])
+	require.Nil(t, all[1].NotAfter)
+	require.Equal(t, []string{}, all[1].Hosts)
+	ofDev := get[api.Certificates](t, h, "/api/v1/certificates?collection=dev").Certificates
+	require.Equal(t, all[:2], ofDev, "the development authority is everybody's")
+	require.Contains(t, refused(t, h, http.StatusNotFound, "/api/v1/certificates?collection=nowhere"), "is unknown")
+}
+
 func TestResources(t *testing.T) {
 	a := newTestAPI(built(twoCollections(), shop()), &server{})
 	h := handler(a, "")
@@ -301,7 +317,7 @@ func TestBeforeTheFirstBuild(t *testing.T) {
 
 func TestAPIIsGuarded(t *testing.T) {
 	h := handler(newTestAPI(built(twoCollections(), shop()), &server{}), "s3cret")
-	for _, path := range []string{"status", "collections", "services", "services/thief", "problems", "proxies", "explain", "events", "nothing"} {
+	for _, path := range []string{"status", "collections", "services", "services/thief", "problems", "proxies", "certificates", "explain", "events", "nothing"} {
 		w := request(t, h, "/api/v1/"+path)
 		require.Equal(t, http.StatusUnauthorized, w.Code, path)
 		require.NotContains(t, w.Body.String(), "example.com")

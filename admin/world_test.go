@@ -21,6 +21,7 @@ import (
 	"github.com/waggle-lb/waggle/admin/api"
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/xds"
@@ -182,6 +183,13 @@ var fleet = []xds.Proxy{
 func newTestAPI(l Loop, s Server) *API {
 	a := NewAPI(APIOptions{
 		Loop: l, Server: s, Source: func() string { return "engine" }, Look: 10 * time.Millisecond,
+		Certificates: func() []secrets.Certificate {
+			return []secrets.Certificate{
+				{Source: "local", Name: "Waggle development authority", NotAfter: epoch.AddDate(10, 0, 0)},
+				{Collection: "dev", Source: "directory", Name: "lone.pem", Error: "it has no key"},
+				{Collection: "prod", Source: "secret", Name: "shop_cert", Hosts: []string{"shop.example.com"}, Issuer: "An authority", Serial: "7", NotBefore: epoch, NotAfter: epoch.AddDate(0, 3, 0), Rotated: epoch.Add(time.Minute), Kept: "it is empty"},
+			}
+		},
 		Facts: Facts{Replica: "r1", Version: "v1", Revision: "abc", Started: epoch, Insecure: true},
 	})
 	a.now = func() time.Time { return epoch.Add(3 * time.Minute) }

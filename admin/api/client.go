@@ -66,6 +66,11 @@ func (c *Client) Proxies(ctx context.Context) (Proxies, error) {
 	return ask[Proxies](ctx, c, "proxies")
 }
 
+// Certificates asks for /api/v1/certificates.
+func (c *Client) Certificates(ctx context.Context) (Certificates, error) {
+	return ask[Certificates](ctx, c, "certificates")
+}
+
 // Problems asks for /api/v1/problems.
 func (c *Client) Problems(ctx context.Context) (Problems, error) {
 	return ask[Problems](ctx, c, "problems")

@@ -124,6 +124,27 @@ type ProxyCounts struct {
 	Rejecting int `json:"rejecting"` // do not take something of it
 }
 
+// Certificates is GET /api/v1/certificates.
+type Certificates struct {
+	Certificates []Certificate `json:"certificates"`
+}
+
+// Certificate is one that a collection has: in its directories, as a Docker secret, or
+// the root of the development authority.
+type Certificate struct {
+	Collection string     `json:"collection"` // "": of every collection
+	Source     string     `json:"source"`     // directory, secret or local
+	Name       string     `json:"name"`       // of the file or secret
+	Hosts      []string   `json:"hosts"`
+	Issuer     string     `json:"issuer"`
+	Serial     string     `json:"serial"`     // hexadecimal
+	NotBefore  *time.Time `json:"not_before"` // null where nothing can be served
+	NotAfter   *time.Time `json:"not_after"`
+	Rotated    *time.Time `json:"rotated"` // when it took the place of the one before; null: not since the start
+	Kept       string     `json:"kept"`    // why this is the one before, and not what is there now
+	Error      string     `json:"error"`   // why it is not served
+}
+
 // Services is GET /api/v1/services.
 type Services struct {
 	Services []Service `json:"services"`

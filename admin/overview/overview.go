@@ -18,11 +18,13 @@ import (
 // Overview is what «waggle status --format json» prints.
 type Overview struct {
 	// Wrong is what is wrong, a sentence each, the most urgent first; empty is good.
-	Wrong       []string      `json:"wrong"`
-	Replicas    []Replica     `json:"replicas"`
-	Collections []Collection  `json:"collections"`
-	Proxies     []Proxy       `json:"proxies"`
-	Problems    []api.Problem `json:"problems"`
+	Wrong       []string     `json:"wrong"`
+	Replicas    []Replica    `json:"replicas"`
+	Collections []Collection `json:"collections"`
+	Proxies     []Proxy      `json:"proxies"`
+	// Certificates are each once; where replicas differ, the one that ends first.
+	Certificates []api.Certificate `json:"certificates"`
+	Problems     []api.Problem     `json:"problems"`
 }
 
 // Replica is one control plane that was asked.
@@ -64,6 +66,8 @@ type answer struct {
 	collections api.Collections
 	proxies     api.Proxies
 	problems    api.Problems
+
+	certificates api.Certificates
 }
 
 // Ask asks all replicas at once and merges what they say. The error is that none
@@ -108,7 +112,10 @@ func ask(ctx context.Context, c *api.Client) (a answer) {
 	if a.proxies, a.err = c.Proxies(ctx); a.err != nil {
 		return a
 	}
-	a.problems, a.err = c.Problems(ctx)
+	if a.problems, a.err = c.Problems(ctx); a.err != nil {
+		return a
+	}
+	a.certificates, a.err = c.Certificates(ctx)
 	return a
 }
 
@@ -126,7 +133,7 @@ func nobody(answers []answer) error {
 
 // merge makes one picture of what replicas said.
 func merge(answers []answer) *Overview {
-	o := &Overview{Wrong: []string{}, Collections: []Collection{}, Proxies: []Proxy{}, Problems: []api.Problem{}}
+	o := &Overview{Wrong: []string{}, Collections: []Collection{}, Proxies: []Proxy{}, Certificates: []api.Certificate{}, Problems: []api.Problem{}}
 	var said []answer // by different replicas
 	known := map[string]bool{}
 	for _, a := range answers {
@@ -148,6 +155,7 @@ func merge(answers []answer) *Overview {
 	o.problems(said)
 	o.proxies(said)
 	o.collections(said)
+	o.certificates(said)
 	o.Wrong = append(o.Wrong, o.wrong()...)
 	return o
 }
@@ -183,6 +191,36 @@ func (o *Overview) problems(said []answer) {
 
 func severity(p api.Problem) int {
 	return slices.Index([]labels.Severity{labels.Error, labels.Warning, labels.Info}, p.Severity)
+}
+
+// certificates unites those of all replicas.
+func (o *Overview) certificates(said []answer) {
+	type place struct{ collection, source, name string }
+	at := map[place]int{}
+	for _, a := range said {
+		for _, c := range a.certificates.Certificates {
+			p := place{c.Collection, c.Source, c.Name}
+			i, known := at[p]
+			switch {
+			case !known:
+				at[p] = len(o.Certificates)
+				o.Certificates = append(o.Certificates, c)
+			case ends(c).Before(ends(o.Certificates[i])):
+				o.Certificates[i] = c
+			}
+		}
+	}
+	slices.SortFunc(o.Certificates, func(x, y api.Certificate) int {
+		return cmp.Or(ends(x).Compare(ends(y)), cmp.Compare(x.Collection, y.Collection), cmp.Compare(x.Source, y.Source), cmp.Compare(x.Name, y.Name))
+	})
+}
+
+// ends is when a certificate ends; zero where it is not served.
+func ends(c api.Certificate) (t time.Time) {
+	if c.NotAfter != nil {
+		t = *c.NotAfter
+	}
+	return t
 }
 
 // proxies unites the proxies of all replicas by node ID. A proxy that has just moved

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -117,6 +118,16 @@ var cases = map[string][]answer{
 	"certificate": {with(replica("cp1"), func(a *answer) {
 		end := epoch.Add(9 * 24 * time.Hour)
 		a.status.Channel = api.Channel{CertificateEnds: &end, Error: "tls.crt and tls.key do not belong together"}
+		later, rotated := epoch.Add(90*24*time.Hour), epoch.Add(-time.Hour)
+		a.certificates.Certificates = []api.Certificate{
+			{Collection: "dev", Source: "directory", Name: "lone.pem", Error: "the file lone.pem is a certificate, and no file beside it holds its key"},
+			{Collection: "dev", Source: "directory", Name: "site.pem", Hosts: []string{"site.example.com"}, NotAfter: &later, Kept: "the file site.pem is empty"},
+			{Collection: "prod", Source: "secret", Name: "shop_cert", Hosts: []string{"a", "b", "c", "d"}, NotAfter: &end},
+			{Source: "local", Name: "Waggle development authority", NotAfter: &later, Rotated: &rotated},
+		}
+		for range 9 {
+			a.certificates.Certificates = append(a.certificates.Certificates, api.Certificate{Collection: "prod", Source: "directory", Name: fmt.Sprint("more", len(a.certificates.Certificates)), NotAfter: &later})
+		}
 	})},
 	// Text of others must not reach the terminal as it is.
 	"hostile": {with(replica("cp1"), func(a *answer) {
@@ -214,6 +225,8 @@ func serve(t *testing.T, a answer, token string, generation func() string) *api.
 			v = a.proxies
 		case "/api/v1/problems":
 			v = a.problems
+		case "/api/v1/certificates":
+			v = a.certificates
 		default:
 			http.NotFound(w, r)
 			return

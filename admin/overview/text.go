@@ -2,6 +2,7 @@ package overview
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -72,6 +73,7 @@ func (o *Overview) Text(w io.Writer, all bool) error {
 	if len(o.Proxies) == 0 {
 		fmt.Fprint(out, "\nPROXIES\n  no proxy is connected\n")
 	}
+	o.certificateText(out, all)
 	o.problemText(out, all)
 	for _, r := range o.Replicas {
 		if r.Status != nil && r.Status.Source.Fallback != "" {
@@ -196,6 +198,37 @@ func (o *Overview) since(p Proxy) string {
 		}
 	}
 	return p.Connected.Format(time.RFC3339)
+}
+
+// mostCertificates is how many are shown if not all are asked for: those that end first.
+const mostCertificates = 10
+
+func (o *Overview) certificateText(out io.Writer, all bool) {
+	shown := o.Certificates
+	if !all && len(shown) > mostCertificates {
+		shown = shown[:mostCertificates]
+	}
+	section(out, "CERTIFICATES", "NAME\tSOURCE\tCOLLECTION\tHOSTS\tENDS\tSTATE", func(row func(...any)) {
+		for _, c := range shown {
+			end, state := "-", "served since the start"
+			if c.NotAfter != nil {
+				end = c.NotAfter.UTC().Format(time.DateOnly)
+			}
+			if c.Rotated != nil {
+				state = "rotated " + c.Rotated.UTC().Format(time.DateTime)
+			}
+			switch {
+			case c.Error != "":
+				state = "REFUSED: " + c.Error
+			case c.Kept != "":
+				state = "KEPT: " + c.Kept
+			}
+			row(c.Name, c.Source, cmp.Or(c.Collection, "all"), some(c.Hosts), end, state)
+		}
+	})
+	if n := len(o.Certificates) - len(shown); n > 0 {
+		fmt.Fprintf(out, "  and %d that end later: --all shows them\n", n)
+	}
 }
 
 func (o *Overview) problemText(out io.Writer, all bool) {

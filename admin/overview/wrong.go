@@ -1,12 +1,14 @@
 package overview
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/secrets/ca"
 	"github.com/waggle-lb/waggle/translate/labels"
 )
@@ -85,6 +87,14 @@ func (o *Overview) wrong() []string {
 			say("proxy %s rejects %s %s, and keeps what it had%s", p.NodeID, k.Kind, some(k.Rejected), why)
 		}
 	}
+	for _, c := range o.Certificates {
+		switch {
+		case c.Kept != "":
+			say("the newest version of certificate %s of %s is not served, the one before is, until %s: %s", c.Name, cmp.Or(c.Collection, "all collections"), ends(c).UTC().Format(time.DateTime), c.Kept)
+		case c.NotAfter != nil && c.NotAfter.Before(o.now().Add(secrets.Soon)):
+			say("the certificate %s of %s ends at %s: renew it", c.Name, cmp.Or(c.Collection, "all collections"), c.NotAfter.UTC().Format(time.DateTime))
+		}
+	}
 	errors := 0
 	for _, p := range o.Problems {
 		if p.Severity == labels.Error {
@@ -99,6 +109,16 @@ func (o *Overview) wrong() []string {
 		say("%d errors in the labels of services, see below", errors)
 	}
 	return out
+}
+
+// now is what the replicas' clocks say.
+func (o *Overview) now() (t time.Time) {
+	for _, r := range o.Replicas {
+		if r.Status != nil && r.Status.Now.After(t) {
+			t = r.Status.Now
+		}
+	}
+	return t
 }
 
 // configs are the configurations in force, each with who has it.
