@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -23,12 +25,43 @@ func (l *lab) follow(ctx context.Context) error {
 		return l.tryAll(ctx)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	var mu sync.Mutex // one of the two below at a time
 	var announced error
 	var told []translate.Problem
 	var shown []row
 	first := true
+
+	// What is behind guards may change without a stack file.
+	again := make(chan struct{}, 1)
+	behind := secrets.NewWatch(l.cfg, secrets.Options{}, func(*secrets.Material) {
+		select {
+		case again <- struct{}{}:
+		default:
+		}
+	})
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { behind.Run(ctx) })
+	watching.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-again:
+			}
+			mu.Lock()
+			if !first {
+				told = l.tellProblems(told)
+			}
+			mu.Unlock()
+		}
+	})
+
 	err := l.files.Run(ctx, func(u watcher.Update) {
+		behind.Declare(u.Picture)
+		mu.Lock()
+		defer mu.Unlock()
 		if u.Err != nil {
 			l.now("what ran before stays: %v", u.Err)
 			return

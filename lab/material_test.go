@@ -76,6 +76,9 @@ configs: {users: {file: config.txt}}
 	}
 	save(certs, "shared", "bob:secret\n")
 	becomes("shared.test", "bob", 503)
+	require.Eventually(t, func() bool { // although no stack file has changed
+		return strings.Contains(progress.String(), "error: stack_shared lb.basic_auth=: shared: line 1: ")
+	}, deadline, 5*time.Millisecond)
 	require.Equal(t, 200, status("secret.test", "bob"))
 	require.NotContains(t, progress.String()+out.String(), "5en6G6MezRroT3XKqkdPOmY")
 }
