@@ -7,13 +7,14 @@ import (
 
 	"github.com/waggle-lb/waggle/admin"
 	"github.com/waggle-lb/waggle/control"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/xds"
 )
 
 // newAPI is the API of a control plane, on its rooms.
-func (p controlPlane) newAPI(loop *control.Control, server *xds.Server) *admin.API {
+func (p controlPlane) newAPI(loop *control.Control, server *xds.Server, inventory *secrets.Inventory) *admin.API {
 	return admin.NewAPI(admin.APIOptions{
-		Loop: loop, Server: server, Source: p.source.Name, Channel: p.guard.Status,
+		Loop: loop, Server: server, Source: p.source.Name, Channel: p.guard.Status, Certificates: inventory.Certificates,
 		Facts: admin.Facts{
 			Replica: replica(), Version: version, Revision: revision(), Started: time.Now(), Insecure: p.cfg.XDS.Insecure,
 		},

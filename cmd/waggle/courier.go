@@ -38,12 +38,12 @@ func listenForCouriers(cfg *config.Config) (net.Listener, error) {
 }
 
 // newCourier is what brings Docker secrets that labels want, beside those on disk.
-func newCourier(cfg *config.Config, loop *control.Control, log *slog.Logger) (*courier.Courier, error) {
+func newCourier(cfg *config.Config, loop *control.Control, emit func(*secrets.Material), log *slog.Logger) (*courier.Courier, error) {
 	daemon, err := engine.Connect(engine.Options{Host: cfg.Swarm.Host, CertDir: os.Getenv("DOCKER_CERT_PATH"), Log: log}, jobs.Requests)
 	if err != nil {
 		return nil, fmt.Errorf("swarm.courier: %w", err)
 	}
-	c, err := courier.New(courier.Options{Swarm: jobs.New(daemon, cfg.Swarm.Courier.Image, cfg.Swarm.Courier.Network), Log: log}, loop.Material)
+	c, err := courier.New(courier.Options{Swarm: jobs.New(daemon, cfg.Swarm.Courier.Image, cfg.Swarm.Courier.Network), Log: log}, emit)
 	if err != nil {
 		return nil, fmt.Errorf("swarm.courier: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"syscall"
 
+	"time"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -120,11 +121,15 @@ type controlPlane struct {
 func (p controlPlane) run(ctx context.Context) error {
 	server := xds.New(xds.Options{Guard: p.guard, Logger: p.log, Identifier: replica()})
 	loop := control.New(p.cfg, server, control.DefaultPace, p.log)
-	material := loop.Material
+	inventory := secrets.NewInventory(time.Now)
+	material := func(m *secrets.Material) {
+		inventory.Take(m)
+		loop.Material(m)
+	}
 	var brings *courier.Courier
 	if p.couriers != nil {
 		var err error
-		if brings, err = newCourier(p.cfg, loop, p.log); err != nil {
+		if brings, err = newCourier(p.cfg, loop, material, p.log); err != nil {
 			return errors.Join(err, p.xds.Close(), p.admin.Close(), p.couriers.Close())
 		}
 		material = brings.Material
@@ -147,10 +152,11 @@ func (p controlPlane) run(ctx context.Context) error {
 		metrics.MustRegister(c)
 	}
 	if brings != nil {
+	metrics.MustRegister(inventory)
 		metrics.MustRegister(brings)
 	}
 	handler := admin.Handler(admin.Options{
-		Address: p.admin.Addr().String(), Token: p.cfg.Admin.Token, Metrics: metrics, API: p.newAPI(loop, server),
+		Address: p.admin.Addr().String(), Token: p.cfg.Admin.Token, Metrics: metrics, API: p.newAPI(loop, server, inventory),
 		Ready: func() error {
 			if s := loop.Status(); !s.Ready {
 				return errors.Join(errors.New("no complete picture of the Swarm is published yet"), s.SourceError)
