@@ -16,6 +16,7 @@ type collection struct {
 	server *Server
 
 	publishing sync.Mutex // one Publish at a time; taken before mu, held while encoding
+	quarantine quarantine
 
 	mu        sync.Mutex // everything below
 	open      bool       // published at least once; until then streams are silent
@@ -68,6 +69,7 @@ func newCollection(name string, s *Server) *collection {
 		t := &k.tables[kind]
 		t.live, t.gone, t.frames = make(map[string]item), make(map[string]tomb), make(map[uint64]*frame)
 	}
+	k.quarantine.init()
 	return k
 }
 
@@ -153,6 +155,9 @@ func (k *collection) apply(edits []edit, now time.Time) bool {
 			e.entry == nil && !had:
 			continue
 		case e.entry != nil:
+			if had && old.acked {
+				k.quarantine.good[e.kind].Add(old.name, old.entry)
+			}
 			e.entry.name = nameOf(old, had, e.name)
 			t.live[e.entry.name] = item{e.entry, seq}
 			t.log = append(t.log, change{seq: seq, name: e.entry.name})
@@ -161,6 +166,7 @@ func (k *collection) apply(edits []edit, now time.Time) bool {
 			delete(t.gone, e.name)
 		default:
 			delete(t.live, e.name)
+			k.quarantine.good[e.kind].Remove(e.name)
 			if len(k.streams) > 0 {
 				t.gone[old.name] = tomb{old.entry, seq}
 				t.goneLog = append(t.goneLog, change{seq: seq, name: old.name, at: now})

@@ -16,15 +16,18 @@ import (
 	"github.com/waggle-lb/waggle/translate"
 )
 
-// entry is one version of one resource, encoded once. It is immutable and shared by
-// all streams.
+// entry is one version of one resource, encoded once. It is shared by all streams and,
+// but for acked, immutable.
 type entry struct {
 	name    string
-	version string   // 16 hex digits of the SHA-256 of the resource's bytes
-	sum     uint64   // what it adds to the version of its table
-	eds     bool     // a cluster whose endpoints come by EDS
-	secrets []string // that it refers to
-	wire    []byte   // field `resources` of a DeltaDiscoveryResponse, tag and length included
+	version string          // 16 hex digits of the SHA-256 of the resource's bytes
+	sum     uint64          // what it adds to the version of its table
+	eds     bool            // a cluster whose endpoints come by EDS
+	secrets []string        // that it refers to
+	refs    []translate.Ref // what it needs to be there
+	wire    []byte          // field `resources` of a DeltaDiscoveryResponse, tag and length included
+
+	acked bool // by a proxy, some time; guarded by the collection's lock
 }
 
 // Field numbers of envoy.service.discovery.v3 and google.protobuf.Any.
@@ -50,7 +53,7 @@ func encode(kind translate.Kind, name string, r *translate.Resource) (*entry, er
 		}
 	}
 	digest := sha256.Sum256(body)
-	e := &entry{name: name, version: hex.EncodeToString(digest[:8]), eds: r.EDS && kind == translate.Cluster, secrets: secretsOf(r)}
+	e := &entry{name: name, version: hex.EncodeToString(digest[:8]), eds: r.EDS && kind == translate.Cluster, refs: r.Refs, secrets: secretsOf(r)}
 	mark := sha256.Sum256([]byte(e.version + name))
 	e.sum = binary.BigEndian.Uint64(mark[:])
 

@@ -18,7 +18,12 @@ import (
 	"testing"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/waggle-lb/waggle/translate"
 )
@@ -96,6 +101,71 @@ func backend(t *testing.T, name string) (port uint32) {
 	n, err := strconv.ParseUint(u.Port(), 10, 32)
 	require.NoError(t, err)
 	return uint32(n)
+}
+
+// TestEnvoyRejects: what the real Envoy does not take goes into quarantine, in its own
+// words; the rest of the same publish and the next ones arrive.
+func TestEnvoyRejects(t *testing.T) {
+	r := start(t, Options{Gate: 200 * time.Millisecond}, "dev")
+	free := newListener(t)
+	port := uint32(free.Addr().(*net.TCPAddr).Port)
+	require.NoError(t, free.Close())
+	startEnvoy(t, "dev/1", r.addr)
+	backendPort := backend(t, "it")
+	table := func(regex string, hosts ...string) *translate.Resource {
+		m := &routev3.RouteConfiguration{Name: "http"}
+		for _, h := range append(hosts, "old.test") {
+			m.VirtualHosts = append(m.VirtualHosts, host(h, "a", "", ""))
+		}
+		if regex != "" {
+			bad := m.VirtualHosts[len(m.VirtualHosts)-1].Routes[0]
+			bad.Match.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: regex}}
+		}
+		return res(translate.Routes, "http", m)
+	}
+	w := newWorld("dev").put(edsCluster("a", time.Second), endpoints("a", backendPort), table(""), listener("http", port, "http"))
+	r.publish(t, w)
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	answers := func(port uint32, host string, want int) {
+		t.Helper()
+		got := 0
+		require.Eventually(t, func() bool {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+			require.NoError(t, err)
+			req.Host = host
+			resp, err := client.Do(req)
+			if err != nil {
+				return false
+			}
+			got = resp.StatusCode
+			return resp.Body.Close() == nil && got == want
+		}, patience, 5*time.Millisecond, "%s: want %d, last was %d", host, want, got)
+	}
+	answers(port, "old.test", 200)
+	r.settles(t, 1)
+
+	unknown := edsCluster("a", 2*time.Second)
+	unknown.Message.(*clusterv3.Cluster).TransportSocket = &corev3.TransportSocket{
+		Name: "x", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: &anypb.Any{TypeUrl: "type.googleapis.com/foo.Bar"}},
+	}
+	r.publish(t, w.put(unknown, edsCluster("b", time.Second), endpoints("b", backendPort), table("(unclosed")))
+	held := r.quarantines(t, "clusters a", "routes http")
+	require.Contains(t, held[0].Message, "Didn't find a registered implementation for 'x'")
+	require.Equal(t, "missing ): (unclosed", held[1].Message)
+	require.Equal(t, []string{"old.test"}, held[1].Hosts)
+	r.settles(t, 1)
+	nack := r.Proxies()[0].kind(translate.Routes).NACK.At
+	r.publish(t, w.put(table("(unclosed", "new.test")))
+	answers(port, "new.test", 200)
+	answers(port, "old.test", 200)
+	r.settles(t, 1)
+	require.Equal(t, nack, r.Proxies()[0].kind(translate.Routes).NACK.At, "the bad one was not sent again")
+
+	r.publish(t, w.put(edsCluster("a", 3*time.Second), table("/other", "new.test")))
+	answers(port, "old.test", 404)
+	answers(port, "new.test", 200)
+	r.settles(t, 1)
+	require.Empty(t, r.Quarantine())
 }
 
 // TestEnvoy is the real Envoy behind the server: a collection goes live, endpoints and

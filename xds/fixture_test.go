@@ -294,6 +294,14 @@ func (r *running) reaches(t testing.TB, c *envoylike.Client, collection string) 
 		c.Node(), c.Active(), c.Matches(r.Snapshot(collection)), c.Faults(), c.Waiting(), r.stuck(c.Node()))
 }
 
+// easygoing connects a proxy that takes everything, so that one that does not is alone.
+func (r *running) easygoing(t testing.TB, collection string) *envoylike.Client {
+	c := envoylike.New(envoylike.Options{Node: collection + "/takes-all", AnyEndpoints: true})
+	keepConnected(t, c, r.addr)
+	r.reaches(t, c, collection)
+	return c
+}
+
 // settles waits until the server knows that every proxy has acknowledged everything.
 func (r *running) settles(t testing.TB, proxies int) {
 	t.Helper()

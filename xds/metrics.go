@@ -44,11 +44,13 @@ var (
 		"Publishes that changed something: the number of the current generation.", []string{"collection"}, nil)
 	descPublished = prometheus.NewDesc("waggle_xds_last_publish_timestamp_seconds",
 		"Time of the newest publish.", []string{"collection"}, nil)
+	descQuarantined = prometheus.NewDesc("waggle_xds_quarantined",
+		"Resources that are published and not served, or not all of them, because proxies reject them.", []string{"collection"}, nil)
 )
 
 // Describe is part of prometheus.Collector.
 func (s *Server) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descStreams, descCurrent, descResources, descPublishes, descGeneration, descPublished} {
+	for _, d := range []*prometheus.Desc{descStreams, descCurrent, descResources, descPublishes, descGeneration, descPublished, descQuarantined} {
 		out <- d
 	}
 	s.metrics.nacks.Describe(out)
@@ -81,6 +83,10 @@ func (s *Server) Collect(out chan<- prometheus.Metric) {
 		publishes, seq, published := k.publishes, k.seq, k.published
 		k.mu.Unlock()
 
+		k.quarantine.mu.Lock()
+		held := len(k.quarantine.held)
+		k.quarantine.mu.Unlock()
+		gauge(descQuarantined, float64(held), k.name)
 		gauge(descStreams, float64(streams), k.name)
 		gauge(descCurrent, float64(current), k.name)
 		for kind, n := range sizes {

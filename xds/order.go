@@ -243,6 +243,7 @@ func (st *stream) firstAnswer(kind translate.Kind, now time.Time) *frame {
 		if v, ok := s.known[e.name]; !ok || v != e.version {
 			return false
 		}
+		e.acked = true // on another stream
 		_, wanted := s.want[e.name]
 		return !wanted
 	}

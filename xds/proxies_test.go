@@ -92,10 +92,11 @@ func TestRejectionsComeToAnEnd(t *testing.T) {
 		}
 		return ""
 	}
+	r.easygoing(t, "dev")
 	c := envoylike.New(envoylike.Options{Node: "dev", Reject: reject, AnyEndpoints: true})
 	connect(t, c, r.addr)
 	r.reaches(t, c, "dev")
-	r.settles(t, 1)
+	r.settles(t, 2)
 	before := c.Counts()
 
 	mark := func(r *translate.Resource) *translate.Resource {
@@ -153,7 +154,7 @@ func TestRejectionsComeToAnEnd(t *testing.T) {
 	}
 	r.publish(t, w)
 	r.reaches(t, c, "dev")
-	r.settles(t, 1)
+	r.settles(t, 2)
 	require.Equal(t, rejections, c.Counts().NACKs)
 	require.Less(t, c.Counts().Messages-before.Messages, 250)
 }

@@ -77,6 +77,7 @@ func TestGrace(t *testing.T) {
 			w := newWorld("dev").put(edsCluster("a", time.Second), endpoints("a", 1), edsCluster("b", time.Second), endpoints("b", 1),
 				routes("http", "a"), listener("http", 10080, "http"))
 			r.publish(t, w)
+			r.easygoing(t, "dev")
 			c := subscribeAll(t, r, "dev", []string{"a", "b"}, nil)
 			c.leave(translate.Endpoints, "a")
 			began := time.Now()

@@ -202,6 +202,7 @@ func TestARejectedSecretCostsNoOther(t *testing.T) {
 			w := tlsShop("dev", all...)
 			bad := "KEY-OF-dev-cert/4"
 			r.publish(t, w)
+			r.easygoing(t, "dev")
 			c := openRaw(t, r.addr, "dev")
 			switch when {
 			case "at first":

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -229,8 +230,9 @@ func (st *stream) acknowledge(kind translate.Kind, req *cache.DeltaRequest, now 
 	if detail := req.GetErrorDetail(); detail != nil {
 		st.reject(kind, r, detail.GetMessage(), now)
 	} else {
-		if len(s.doubts) > 0 && r.frame != nil {
+		if r.frame != nil {
 			for _, e := range r.frame.entries {
+				e.acked = true
 				delete(s.doubts, e.name)
 			}
 		}
@@ -241,10 +243,10 @@ func (st *stream) acknowledge(kind translate.Kind, req *cache.DeltaRequest, now 
 	}
 }
 
-// reject deals with a NACK. Which resource is at fault is found by halves: each part is
-// sent once more by itself, so the good ones arrive, and the bad ones, when they stand
-// alone, are not sent again in this version. That ends after 2·log₂(n) responses for
-// each bad one.
+// reject deals with a NACK. Which resource is at fault is found by the names in it, else by
+// halves: each part is sent once more by itself, so the good ones arrive, and the bad ones,
+// when they stand alone, are not sent again in this version. That ends after 2·log₂(n)
+// responses for each bad one.
 func (st *stream) reject(kind translate.Kind, r *response, message string, now time.Time) {
 	s := &st.subs[kind]
 	t := &st.k.tables[kind]
@@ -264,7 +266,13 @@ func (st *stream) reject(kind translate.Kind, r *response, message string, now t
 				again = append(again, e.name)
 			}
 		}
+		named, rest := accused(kind, message, again)
 		switch n := len(again); {
+		case n > 1 && len(named) > 0:
+			s.retry = append(s.retry, rest)
+			for _, name := range named {
+				s.retry = append(s.retry, []string{name})
+			}
 		case n > 1:
 			s.retry = append(s.retry, again[:n/2:n/2], again[n/2:])
 		case n == 1 && len(r.frame.entries) > 1:
@@ -279,6 +287,30 @@ func (st *stream) reject(kind translate.Kind, r *response, message string, now t
 	st.server.metrics.nacks.WithLabelValues(st.k.name, kind.String()).Inc()
 	st.server.log.Warn("proxy rejected resources", "collection", st.k.name, "node", st.proxy.nodeID,
 		"kind", kind.String(), "resources", summarize(nack.Resources), "reason", nack.Message)
+	if r.frame != nil && len(r.frame.entries) == 1 {
+		st.k.judge(kind, r.frame.entries[0], nack.Message)
+	}
+}
+
+// accused splits names into those that a rejection names and the rest. Envoy names what it
+// rejects among clusters and listeners alone.
+func accused(kind translate.Kind, message string, names []string) (named, rest []string) {
+	prefix := map[translate.Kind]string{
+		translate.Cluster:  "Error adding/updating cluster(s) ",
+		translate.Listener: "Error adding/updating listener(s) ",
+	}[kind]
+	list, ok := strings.CutPrefix(message, prefix)
+	if !ok || prefix == "" {
+		return nil, names
+	}
+	for _, name := range names {
+		if start := name + ": "; strings.HasPrefix(list, start) || strings.Contains(list, ", "+start) || strings.Contains(list, "\n"+start) {
+			named = append(named, name)
+		} else {
+			rest = append(rest, name)
+		}
+	}
+	return named, rest
 }
 
 // missed notes names that the proxy has and the collection has not.

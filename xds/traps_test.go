@@ -159,6 +159,7 @@ func TestTrap9AfterANACK(t *testing.T) {
 	w := shop("dev", 5)
 	r.publish(t, w)
 	names := []string{"svc0000", "svc0001", "svc0002", "svc0003", "svc0004"}
+	r.easygoing(t, "dev")
 	c := subscribeAll(t, r, "dev", names, nil)
 
 	for i, name := range names {
@@ -199,7 +200,7 @@ func TestTrap9AfterANACK(t *testing.T) {
 	r.publish(t, w.put(endpoints("svc0003", 6)))
 	c.ack(c.nextOf(translate.Endpoints, "svc0003"))
 	c.expectNothing()
-	r.settles(t, 1)
+	r.settles(t, 2)
 	require.Empty(t, r.Proxies()[0].kind(translate.Endpoints).Rejected)
 	// Back to what was good before is a change as well.
 	r.publish(t, w.put(endpoints("svc0003", 20003)))

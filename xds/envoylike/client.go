@@ -28,6 +28,8 @@ type Options struct {
 	Delay func() time.Duration
 	// Reject makes the client reject a resource; the text is its reason, "" accepts it.
 	Reject func(kind translate.Kind, name, version string) string
+	// Examine is Reject for whoever wants to see the resource; both may be set.
+	Examine func(kind translate.Kind, r *discovery.Resource) string
 	// Mute makes the client apply messages of a kind without ever acknowledging them.
 	Mute func(kind translate.Kind) bool
 	// AnyEndpoints does not count it as a fault when routes name a cluster before its
@@ -216,7 +218,7 @@ func (c *Client) take(m *discovery.DeltaDiscoveryResponse) []*discovery.DeltaDis
 		switch kind {
 		case translate.Cluster, translate.Listener:
 			good = slices.DeleteFunc(slices.Clone(good), func(r *discovery.Resource) bool {
-				return c.opts.Reject(kind, r.GetName(), r.GetVersion()) != ""
+				return c.rejects(kind, r) != ""
 			})
 		default:
 			good, removed = good[:i], nil
@@ -250,15 +252,22 @@ func (c *Client) take(m *discovery.DeltaDiscoveryResponse) []*discovery.DeltaDis
 }
 
 func (c *Client) rejected(kind translate.Kind, resources []*discovery.Resource) (int, string) {
-	if c.opts.Reject == nil {
-		return 0, ""
-	}
 	for i, r := range resources {
-		if why := c.opts.Reject(kind, r.GetName(), r.GetVersion()); why != "" {
+		if why := c.rejects(kind, r); why != "" {
 			return i, why
 		}
 	}
 	return 0, ""
+}
+
+func (c *Client) rejects(kind translate.Kind, r *discovery.Resource) (why string) {
+	if c.opts.Reject != nil {
+		why = c.opts.Reject(kind, r.GetName(), r.GetVersion())
+	}
+	if why == "" && c.opts.Examine != nil {
+		why = c.opts.Examine(kind, r)
+	}
+	return why
 }
 
 // answer puts what is sent after a message into Envoy's order: subscriptions that follow
