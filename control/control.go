@@ -41,6 +41,7 @@ type Control struct {
 	observers []func(Step)
 	wanted    func(*watcher.Picture, []secrets.Want) // see OnWanted; nil: nobody
 	wantedCA  func()                                 // see OnWantedLocalCA; nil: nobody
+	issuers   func([]string)                         // see OnWantedIssuers; nil: nobody
 }
 
 // New makes a control loop for a first configuration. Nothing happens before Run.

@@ -18,6 +18,11 @@ func (c *Control) OnWanted(f func(*watcher.Picture, []secrets.Want)) { c.wanted 
 // authority and there is none. It must be called before Run; f may call Material.
 func (c *Control) OnWantedLocalCA(f func()) { c.wantedCA = f }
 
+// OnWantedIssuers has f told which OpenID providers services ask about. It must be
+// called before Run; f must return at once, and may call Material. For the answers of
+// those that material says are being asked the first build waits too.
+func (c *Control) OnWantedIssuers(f func(issuers []string)) { c.issuers = f }
+
 // tellWanted says what the builder wants of those who bring it.
 func (l *loop) tellWanted(picture *watcher.Picture) {
 	if l.wanted != nil {
@@ -26,19 +31,28 @@ func (l *loop) tellWanted(picture *watcher.Picture) {
 	if l.wantedCA != nil && l.builtOn.Local() == nil && l.builder.WantsLocalCA() {
 		l.wantedCA()
 	}
+	if l.issuers != nil {
+		l.issuers(l.builder.Issuers())
+	}
 }
 
 // hold says how long the first build has to wait for what labels name and is on its
 // way. Without that, a control plane that starts would take from proxies what another
 // one gave them, until it has that itself.
 func (l *loop) hold() time.Duration {
-	if l.wanted == nil {
+	if l.wanted == nil && l.issuers == nil {
 		return 0
 	}
 	if l.holdUntil.IsZero() {
 		l.holdUntil = time.Now().Add(l.pace.Names)
 		l.catchUp()
-		l.wanted(l.latest, translate.Build(translate.Input{Picture: l.latest, Config: l.cfg, Material: l.material}).Wanted())
+		first := translate.Build(translate.Input{Picture: l.latest, Config: l.cfg, Material: l.material})
+		if l.wanted != nil {
+			l.wanted(l.latest, first.Wanted())
+		}
+		if l.issuers != nil {
+			l.issuers(first.Issuers())
+		}
 		l.catchUp()
 	}
 	if !l.material.Coming() {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -277,5 +278,15 @@ func operatorPorts(cfg *config.Config) []uint32 {
 func (l *lab) built() *translate.Builder {
 	p := l.src.Picture()
 	material, _ := secrets.OfFiles(l.cfg, p) // the control plane tells what it cannot read
-	return translate.Build(translate.Input{Picture: p, Config: l.cfg, Material: material.WithLocal(l.authority)})
+	in := translate.Input{Picture: p, Config: l.cfg, Material: material.WithLocal(l.authority)}
+	b := translate.Build(in)
+	if issuers := b.Issuers(); len(issuers) > 0 { // it asks them, too
+		providers := secrets.NewProviders(func(to netip.AddrPort, loopback bool) string { return translate.RefusedAddress(l.cfg, to, loopback) })
+		providers.OnLoopback(p.Loopback)
+		providers.Want(issuers)
+		providers.AskOnce(context.Background()) // no longer than a provider may take
+		in.Material = in.Material.With(providers.Answers())
+		b = translate.Build(in)
+	}
+	return b
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,6 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/stackfile"
 	"github.com/waggle-lb/waggle/xds"
@@ -33,7 +35,9 @@ func inProcess(ctx context.Context, src watcher.Source, cfg *config.Config, ca *
 	log := slog.New(slog.DiscardHandler)
 	server := xds.New(xds.Options{Guard: identity.Insecure(), Logger: log})
 	loop := control.New(cfg, server, control.DefaultPace, log)
-	disk := secrets.NewWatch(cfg, secrets.Options{Log: log}, func(m *secrets.Material) { loop.Material(m.WithLocal(ca)) })
+	providers := secrets.NewProviders(func(to netip.AddrPort, loopback bool) string { return translate.RefusedAddress(cfg, to, loopback) })
+	disk := secrets.NewWatch(cfg, secrets.Options{Providers: providers, Log: log}, func(m *secrets.Material) { loop.Material(m.WithLocal(ca)) })
+	loop.OnWantedIssuers(disk.WantIssuers)
 	disk.Look()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = loop.Run(ctx) })

@@ -31,7 +31,7 @@ type Provider struct {
 
 // Limits of one question to a provider.
 const (
-	askTimeout   = 10 * time.Second
+	askTimeout   = 5 * time.Second
 	maxDocument  = 256 << 10
 	maxRedirects = 3
 	maxEndpoint  = 2048 // bytes of a URL

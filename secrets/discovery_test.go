@@ -158,5 +158,5 @@ func TestAskingEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err = asker(func(netip.AddrPort) string { return "" })(ctx, "http://"+lis.Addr().String())
-	require.EqualError(t, err, "does not answer within 10s")
+	require.EqualError(t, err, "does not answer within 5s")
 }

@@ -36,7 +36,8 @@ type Providers struct {
 // asked is one issuer.
 type asked struct {
 	Answer
-	failures int // one after another
+	since    time.Time // when it was wanted first
+	failures int       // one after another
 	due      time.Time
 	asking   bool
 }
@@ -64,20 +65,23 @@ func NewProviders(refuse func(to netip.AddrPort, loopback bool) string) *Provide
 	return p
 }
 
-// Want says which issuers are wanted, and forgets all others. It does not wait.
-func (p *Providers) Want(issuers []string) {
+// Want says which issuers are wanted, and forgets all others. It does not wait. It
+// reports whether that are others than before.
+func (p *Providers) Want(issuers []string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	before, fresh := len(p.issuers), false
 	maps.DeleteFunc(p.issuers, func(issuer string, _ *asked) bool { return !slices.Contains(issuers, issuer) })
-	fresh := false
+	gone := len(p.issuers) < before
 	for _, issuer := range issuers {
 		if p.issuers[issuer] == nil {
-			p.issuers[issuer], fresh = &asked{}, true
+			p.issuers[issuer], fresh = &asked{since: time.Now()}, true
 		}
 	}
 	if fresh {
 		p.signal()
 	}
+	return fresh || gone
 }
 
 // OnLoopback says whether everything runs on this machine.
@@ -87,13 +91,18 @@ func (p *Providers) OnLoopback(is bool) {
 	p.loopback = is
 }
 
-// Answers is what is known of each wanted issuer.
+// Answers is what is known of each wanted issuer. Nobody waits for one for longer than
+// one answer may take, be it that others are asked before it.
 func (p *Providers) Answers() map[string]Answer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := make(map[string]Answer, len(p.issuers))
 	for issuer, a := range p.issuers {
-		all[issuer] = a.Answer
+		known := a.Answer
+		if !known.Known && known.Failed == "" && time.Since(a.since) >= askTimeout {
+			known.Failed = "has not answered yet"
+		}
+		all[issuer] = known
 	}
 	return all
 }

@@ -99,6 +99,14 @@ func (w *Watch) Declare(p *watcher.Picture) {
 	}
 }
 
+// WantIssuers says which OpenID providers are wanted (Options.Providers). What is known
+// of them, be it that they are being asked, is told before it returns.
+func (w *Watch) WantIssuers(issuers []string) {
+	if w.o.Providers != nil && w.o.Providers.Want(issuers) {
+		w.Look()
+	}
+}
+
 func (w *Watch) changed() {
 	w.Look()
 	select {

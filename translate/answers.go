@@ -84,6 +84,8 @@ func localReplies() *hcmv3.LocalReplyConfig {
 	}
 	wrong := mapper(says("response.code_details == 'rbac_access_denied_matched_policy["+misdirected.reason+"]'"), misdirected)
 	wrong.StatusCode = wrapperspb.UInt32(misdirected.status) // the filter knows 403 alone
+	unlooked := mapper(says("response.code_details == 'rbac_access_denied_matched_policy["+noSession+"]'"), closed)
+	unlooked.StatusCode = wrapperspb.UInt32(closed.status)
 	return &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{
 		mapper(flags("NR"), noRoute),
 		mapper(flags("UT", "UMSDR", "SI", "DT"), timedOut),
@@ -96,6 +98,7 @@ func localReplies() *hcmv3.LocalReplyConfig {
 		mapper(says("response.code_details == 'upgrade_failed'"), noUpgrade),
 		mapper(says("response.code == 413 && !"+labelled), tooLarge),
 		wrong,
+		unlooked,
 		mapper(says(refused+" && !"+labelled), forbidden),
 	}}
 }

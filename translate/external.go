@@ -13,6 +13,8 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/waggle-lb/waggle/config"
 )
 
 // systemRoots is where Envoy's images keep the authorities that everybody trusts.
@@ -100,6 +102,19 @@ func (b *Builder) refusedServer(e external) string {
 		return "it is neither a name nor a complete address" // resolvers know more forms of 127.0.0.1
 	case host == "metadata" || host == "instance-data" || strings.HasSuffix(host, ".internal") && strings.HasPrefix(host, "metadata."):
 		return "it is a cloud's metadata service"
+	}
+	return ""
+}
+
+// RefusedAddress says why the control plane may not connect to an address to which a
+// label led it, or "": the rules for proxies, and whatever name was resolved to it.
+// loopback is watcher.Picture's.
+func RefusedAddress(cfg *config.Config, to netip.AddrPort, loopback bool) string {
+	if why := refused(to.Addr(), loopback); why != "" {
+		return why
+	}
+	if controlPorts(cfg)[uint32(to.Port())] {
+		return "the port is one of Waggle's own"
 	}
 	return ""
 }

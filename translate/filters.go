@@ -53,6 +53,7 @@ var httpFilters = []*httpFilter{
 	bodySize,
 	basicAuth,
 	apiKeys,
+	oidc, // before those who look at the token that it brings
 	jwt,
 	extAuth, // the dearest: another service is asked
 	fault,

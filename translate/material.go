@@ -63,7 +63,43 @@ func (s *service) stale(before *secrets.Material) bool {
 	return s.dated && (!now.At().Equal(before.At()) || !now.Local().Equal(before.Local())) || slices.ContainsFunc(s.named, func(was named) bool {
 		is, _ := s.find(was.use, was.name)
 		return is.error != was.error || is.before != was.before || !is.item.Equal(was.item)
+	}) || slices.ContainsFunc(s.issuers, func(was askedIssuer) bool {
+		return s.answerOf(was.issuer) != was
 	})
+}
+
+// askedIssuer is an OpenID provider that a service asked about, and what was known of it.
+type askedIssuer struct {
+	issuer string
+	answer secrets.Answer
+	asked  bool
+}
+
+// askProvider gives what is known of an OpenID provider; asked as of secrets.Material.
+// It is remembered as material is.
+func (s *service) askProvider(issuer string) (answer secrets.Answer, asked bool) {
+	a := s.answerOf(issuer)
+	s.issuers = append(s.issuers, a)
+	return a.answer, a.asked
+}
+
+func (s *service) answerOf(issuer string) askedIssuer {
+	a := askedIssuer{issuer: issuer}
+	a.answer, a.asked = s.b.material.Provider(issuer)
+	return a
+}
+
+// Issuers lists the OpenID providers that published services ask about, each once and
+// sorted.
+func (b *Builder) Issuers() []string {
+	var all []string
+	for _, s := range b.services {
+		for _, a := range s.issuers {
+			all = append(all, a.issuer)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // Wanted lists the names of secrets, configs and files that published services ask

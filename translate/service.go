@@ -28,9 +28,10 @@ type service struct {
 	// backends in the order of the routes that named them.
 	backends []*backend
 	// refers is what it refers to, wants the names under which it looked for that.
-	refers []*referred
-	wants  []string
-	named  []named // of secrets, configs and files that it asked for
+	refers  []*referred
+	wants   []string
+	named   []named       // of secrets, configs and files that it asked for
+	issuers []askedIssuer // OpenID providers that it asked about
 	// dated is set where it has certificates: they depend on the day, too.
 	dated bool
 	// problems of the service alone; those of hosts are with the hosts.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"syscall"
 
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/secrets/courier"
+	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 	"github.com/waggle-lb/waggle/watcher/filewatch"
 	"github.com/waggle-lb/waggle/xds"
@@ -138,13 +140,15 @@ func (p controlPlane) run(ctx context.Context) error {
 	if p.local != nil {
 		state = ""
 	}
-	disk := secrets.NewWatch(p.cfg, secrets.Options{State: state, Log: p.log}, func(m *secrets.Material) {
+	providers := secrets.NewProviders(func(to netip.AddrPort, loopback bool) string { return translate.RefusedAddress(p.cfg, to, loopback) })
+	disk := secrets.NewWatch(p.cfg, secrets.Options{State: state, Providers: providers, Log: p.log}, func(m *secrets.Material) {
 		if p.local != nil {
 			m = m.WithLocal(p.local)
 		}
 		material(m)
 	})
 	loop.OnWantedLocalCA(disk.WantLocal)
+	loop.OnWantedIssuers(disk.WantIssuers)
 	disk.Look() // no guard is to be missing in what is published first
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

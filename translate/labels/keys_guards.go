@@ -24,6 +24,10 @@ type Guards struct {
 	JWTKeys      string // a URL, or the name of a secret or config
 	JWTAudiences []string
 
+	OIDCIssuer, OIDCClient string
+	OIDCSecret             string   // the name of a secret
+	OIDCScopes             []string // beside openid
+
 	CORSOrigins     []string // canonical ("https://a.example.com", "https://*.example.com"), or "*"
 	CORSMethods     []string
 	CORSHeaders     []string
@@ -33,7 +37,7 @@ type Guards struct {
 
 // guardsKeys: who may pass.
 var guardsKeys = section{title: "Guards", intro: "They stand in this order before the task, whatever the order of the labels: " +
-	"addresses, CORS (which answers a browser's preflight request by itself), rate, size, `basic_auth`, `api_keys`, `jwt_*`, `ext_auth`, `oidc_*`. " +
+	"addresses, CORS (which answers a browser's preflight request by itself), rate, size, `basic_auth`, `api_keys`, `oidc_*`, `jwt_*`, `ext_auth`. " +
 	"All that a route has must be passed, also for the redirects that it answers.", keys: []key{
 	{name: "allow_ips", class: Guard,
 		value:   use(list("list of CIDRs", addressRange), func(t *target, v []netip.Prefix) { t.route.AllowIPs = v }),
@@ -60,14 +64,20 @@ var guardsKeys = section{title: "Guards", intro: "They stand in this order befor
 	{name: "ext_auth_headers", class: Guard,
 		value:   use(list("list of header names", shapedHeader), func(t *target, v []string) { t.route.ExtAuthHeaders = v }),
 		meaning: "The headers that it may set for the task, which clients then cannot (`Cookie` and `Authorization` they still can, where it does not)."},
-	{name: "oidc_issuer", class: Guard, value: later(link),
-		meaning: "Logs users in at this OpenID provider."},
-	{name: "oidc_client_id", class: Guard, value: later(text),
+	{name: "oidc_issuer", class: Guard,
+		value: use(issuer, func(t *target, v string) { t.route.OIDCIssuer = v }),
+		meaning: "Logs users in at this OpenID provider, and lets nobody pass who is not. The control plane asks the provider where that is (`/.well-known/openid-configuration`); until it has answered, and until the proxy has its secrets, the route answers 503. " +
+			"At the provider, register `https://<host><context_root>/.oidc/callback`; `<context_root>/.oidc/logout` logs out. The user's access token reaches the task as `Authorization: Bearer`, whatever the client wrote there, and `jwt_*` can check it. " +
+			"The session is in cookies that browsers send over HTTPS only."},
+	{name: "oidc_client_id", class: Guard,
+		value:   use(clientName, func(t *target, v string) { t.route.OIDCClient = v }),
 		meaning: "The client's name at the provider."},
-	{name: "oidc_client_secret", class: Guard, value: later(called("name of a secret", object)),
-		meaning: "The client's secret at the provider."},
-	{name: "oidc_scopes", class: Guard, value: later(list("list", text)),
-		meaning: "The scopes that are asked for."},
+	{name: "oidc_client_secret", class: Guard,
+		value:   use(called("name of a secret", object), func(t *target, v string) { t.route.OIDCSecret = v }),
+		meaning: "The client's secret at the provider. Another one ends all sessions."},
+	{name: "oidc_scopes", class: Guard,
+		value:   use(list("list", scope), func(t *target, v []string) { t.route.OIDCScopes = v }),
+		meaning: "The scopes that are asked for, `openid` always.", standardText: "`openid`"},
 	{name: "api_keys", class: Guard,
 		value:   use(called("secret or config", object), func(t *target, v string) { t.route.APIKeys = v }),
 		meaning: "Asks for one of these keys, one a line (`key` or `client:key`), in `X-Api-Key` or as `Authorization: Bearer`."},
@@ -141,4 +151,44 @@ var origin = kind[string]{doc: "origin", read: func(text string) (string, error)
 		h += ":" + p
 	}
 	return s + "://" + h, nil
+}}
+
+// issuer is the URL that an OpenID provider is called by. It is compared in every
+// letter, and what is asked for is put behind it.
+var issuer = kind[string]{doc: "URL", read: func(text string) (string, error) {
+	u, err := link.read(text)
+	switch {
+	case err != nil:
+		return "", err
+	case strings.ContainsAny(u, "?#"):
+		return "", refuse("write `"+u[:strings.IndexAny(u, "?#")]+"`", "has a query or a fragment, which no issuer has")
+	case strings.HasSuffix(u, "/.well-known/openid-configuration"):
+		return "", refuse("write `"+strings.TrimSuffix(u, "/.well-known/openid-configuration")+"`", "is where the issuer's document is, and not the issuer")
+	case len(u) > 1024:
+		return "", refuse("write a shorter URL", "is %d bytes long, and at most 1024 are taken", len(u))
+	}
+	return u, nil
+}}
+
+// clientName is a client's name at a provider. Envoy puts it into URLs, and encodes less
+// of it than would have to be.
+var clientName = kind[string]{doc: "text", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	odd := strings.IndexFunc(t, func(r rune) bool { return r >= 0x80 || !unreserved(byte(r)) && !strings.ContainsRune(":/@", r) })
+	switch {
+	case t == "" || len(t) > 255:
+		return "", refuse("write the client's name as the provider shows it", "has %d letters, and 1 to 255 are taken", len(t))
+	case odd >= 0:
+		return "", refuse("register the application under a name of letters, digits and `-._~:/@`", "%q is nothing that the proxies can send in a client's name", t[odd:odd+1])
+	}
+	return t, nil
+}}
+
+// scope is what RFC 6749 takes for one scope.
+var scope = kind[string]{doc: "scope", read: func(text string) (string, error) {
+	t := strings.TrimSpace(text)
+	if t == "" || len(t) > 255 || strings.ContainsFunc(t, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+		return "", refuse("write scopes such as `profile, email`", "is no scope")
+	}
+	return t, nil
 }}

@@ -49,7 +49,6 @@ const (
 	namedKeys       = "match_header match_query set_request_header add_request_header set_response_header add_response_header"
 	// unbuiltKeys are known and checked; what they ask for is not served.
 	unbuiltKeys = "ssl_cert ssl_key ssl_passthrough tls tls_min_version client_ca hsts " +
-		"oidc_issuer oidc_client_id oidc_client_secret oidc_scopes " +
 		"tcp_port tcp_hosts udp_port"
 )
 
