@@ -261,6 +261,7 @@ func (l *loop) build() {
 	l.built, l.builtOn, l.tasks = picture, material, watcher.Changes{}
 	if whole {
 		l.structure, l.newCfg = watcher.Changes{}, false
+		deltas = l.settle(picture, deltas)
 	}
 	translated := time.Since(start)
 	l.publish(deltas)
@@ -270,7 +271,6 @@ func (l *loop) build() {
 	kind := "endpoints"
 	if whole {
 		l.lastStructure, kind = end, "structure"
-		l.tellWanted(picture)
 	}
 	l.metrics.built(kind, translated, end.Sub(start))
 	if problems := l.builder.Problems(); l.status.built(end, picture, problems) {

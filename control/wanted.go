@@ -1,6 +1,9 @@
 package control
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/waggle-lb/waggle/secrets"
@@ -34,6 +37,44 @@ func (l *loop) tellWanted(picture *watcher.Picture) {
 	if l.issuers != nil {
 		l.issuers(l.builder.Issuers())
 	}
+}
+
+// settle tells what is wanted, and builds once more where material says something of it
+// at once: a label that names something new is not to lead nowhere while that is
+// fetched. It gives what both builds changed, to be published as one.
+func (l *loop) settle(picture *watcher.Picture, deltas []translate.Delta) []translate.Delta {
+	l.tellWanted(picture)
+	l.catchUp()
+	if l.material == l.builtOn {
+		return deltas
+	}
+	l.builtOn, l.structure = l.material, watcher.Changes{}
+	return merged(deltas, l.builder.Build(translate.Input{Picture: picture, Config: l.cfg, Material: l.material}, watcher.Changes{Shared: true}))
+}
+
+// merged is what changed by first and then by second.
+func merged(first, second []translate.Delta) []translate.Delta {
+	type key struct {
+		kind translate.Kind
+		name string
+	}
+	all := map[string]map[key]translate.Change{}
+	for _, d := range slices.Concat(first, second) {
+		if all[d.Collection] == nil {
+			all[d.Collection] = map[key]translate.Change{}
+		}
+		for _, c := range d.Changes {
+			all[d.Collection][key{c.Kind, c.Name}] = c
+		}
+	}
+	var out []translate.Delta
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		changes := slices.SortedFunc(maps.Values(all[name]), func(a, b translate.Change) int {
+			return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+		})
+		out = append(out, translate.Delta{Collection: name, Changes: changes})
+	}
+	return out
 }
 
 // hold says how long the first build has to wait for what labels name and is on its

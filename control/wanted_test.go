@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/secrets"
+	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/watcher"
 )
 
@@ -56,7 +58,7 @@ func TestTheFirstBuildWaitsForWhatIsComing(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, b.take())
 		require.False(t, c.Status().Ready)
-		want := []secrets.Want{{Collection: "default", Name: "users"}}
+		want := []secrets.Want{{Collection: "default", Name: "users", Use: "a//basic_auth"}}
 		require.Equal(t, [][]secrets.Want{want}, *asked)
 
 		c.Material(users)
@@ -119,4 +121,63 @@ func TestTheLocalCAIsWanted(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 1, asked)
 	})
+}
+
+// A label that names something new changes nothing that is published, for as long as
+// that is on its way and something was there before.
+func TestANewNameIsNotMissedInBetween(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b, s, _ := bringing(t)
+		c.Update(s.update(watcher.Changes{All: true}))
+		synctest.Wait()
+		c.Material(users)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		table := func() (all []proto.Message) {
+			for _, p := range b.take() {
+				for _, c := range p.delta.Changes {
+					if c.Kind == translate.Routes && c.Name == "http" {
+						all = append(all, c.Resource.Message)
+					}
+				}
+			}
+			return all
+		}
+		was := table()
+		require.Len(t, was, 1)
+
+		content := secrets.Hide([]byte("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n"))
+		c.wanted = func(_ *watcher.Picture, w []secrets.Want) { // nobody else looks at it now
+			require.Equal(t, []secrets.Want{{Collection: "default", Name: "new", Use: "a//basic_auth"}}, w)
+			before := map[string]secrets.Item{"a//basic_auth": {Kind: secrets.Secret, Name: "users", Data: content}}
+			c.Material(fetched(secrets.Fetched{Coming: map[string]bool{"new": true}, Before: before}))
+		}
+		s.service("a")
+		s.p.Services["a"].Version = 2
+		s.p.Services["a"].Labels["com.docker.lb.basic_auth"] = "new"
+		s.p.Secrets = map[string]*watcher.Secret{"new": {ID: "n", Name: "new"}}
+		c.Update(s.update(watcher.Changes{Services: set("a"), Shared: true}))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		is := table()
+		require.Len(t, is, 1)
+		require.True(t, proto.Equal(was[0], is[0]), "the same as before, and nothing else in between")
+		require.Len(t, c.Status().Problems, 1)
+		require.Contains(t, c.Status().Problems[0].Reason, "which was named before, is used until it is there")
+	})
+}
+
+func TestMerged(t *testing.T) {
+	change := func(kind translate.Kind, name string, r *translate.Resource) translate.Change {
+		return translate.Change{Kind: kind, Name: name, Resource: r}
+	}
+	one, two := &translate.Resource{Name: "one"}, &translate.Resource{Name: "two"}
+	require.Equal(t, []translate.Delta{
+		{Collection: "a", Changes: []translate.Change{change(translate.Cluster, "c", two), change(translate.Secret, "c", nil), change(translate.Routes, "r", one)}},
+		{Collection: "b", Changes: []translate.Change{change(translate.Cluster, "c", one)}},
+	}, merged(
+		[]translate.Delta{{Collection: "a", Changes: []translate.Change{change(translate.Cluster, "c", one), change(translate.Secret, "c", one), change(translate.Routes, "r", one)}}},
+		[]translate.Delta{{Collection: "b", Changes: []translate.Change{change(translate.Cluster, "c", one)}}, {Collection: "a", Changes: []translate.Change{change(translate.Cluster, "c", two), change(translate.Secret, "c", nil)}}},
+	))
+	require.Empty(t, merged(nil, nil))
 }
