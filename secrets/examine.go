@@ -83,7 +83,7 @@ func (x *examiner) parse(i Item) *examined {
 				e.public = append(e.public, publicOf(cert.PublicKey))
 			}
 			for _, key := range e.parts.keys {
-				e.public = append(e.public, publicOf(key.Public()))
+				e.public = append(e.public, publicOf(key().Public()))
 			}
 		}
 		x.next.parsed[c] = e

@@ -1,8 +1,6 @@
 package secrets
 
 import (
-	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hkdf"
@@ -25,8 +23,8 @@ import (
 // It is immutable. Those who have the same one issue the same bytes.
 type LocalCA struct {
 	cert *x509.Certificate
-	key  crypto.Signer
-	seed []byte // of all keys
+	key  privateKey
+	seed Bytes // of all keys
 }
 
 // localLife is how long a certificate of the development authority is valid after the
@@ -50,7 +48,7 @@ func ReadLocalCA(cert, key Item) (*LocalCA, error) {
 	}
 	for _, k := range keys.keys {
 		for _, c := range held.certs {
-			if !same509(k.Public(), c.PublicKey) {
+			if !same509(k().Public(), c.PublicKey) {
 				continue
 			}
 			if reason, hint, refused := weak(c); refused {
@@ -59,7 +57,7 @@ func ReadLocalCA(cert, key Item) (*LocalCA, error) {
 			if !c.IsCA {
 				return nil, refuse(cert, "is no certificate of an authority", "give an authority's, made for this alone")
 			}
-			der, err := x509.MarshalPKCS8PrivateKey(k)
+			der, err := x509.MarshalPKCS8PrivateKey(k())
 			if err != nil {
 				return nil, refuse(key, "holds a private key that cannot be used", "make a new authority")
 			}
@@ -67,7 +65,7 @@ func ReadLocalCA(cert, key Item) (*LocalCA, error) {
 			if err != nil {
 				return nil, err
 			}
-			return &LocalCA{cert: c, key: k, seed: seed}, nil
+			return &LocalCA{cert: c, key: k, seed: Hide(seed)}, nil
 		}
 	}
 	return nil, refuse(cert, "holds no authority with its key", "give both, as PEM")
@@ -81,7 +79,7 @@ func (c *LocalCA) Root() []byte {
 
 // Equal reports whether two authorities are the same.
 func (c *LocalCA) Equal(o *LocalCA) bool {
-	return c == o || c != nil && o != nil && c.cert.Equal(o.cert) && string(c.seed) == string(o.seed)
+	return c == o || c != nil && o != nil && c.cert.Equal(o.cert) && c.seed.Equal(o.seed)
 }
 
 // Pair issues a certificate for a host, which may begin with "*.". It is the same for
@@ -102,7 +100,7 @@ func (c *LocalCA) Pair(host string, at time.Time) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := hkdf.Expand(sha256.New, c.seed, "serial "+host+" "+day(month), 16)
+	raw, err := hkdf.Expand(sha256.New, c.seed.Reveal(), "serial "+host+" "+day(month), 16)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +121,7 @@ func (c *LocalCA) Pair(host string, at time.Time) (*Pair, error) {
 		return nil, fmt.Errorf("the development authority is valid from %s to %s: make a new one", day(c.cert.NotBefore), day(c.cert.NotAfter))
 	}
 	// Without a source of randomness a signature is the same every time (RFC 6979).
-	der, err := x509.CreateCertificate(nil, t, c.cert, key.Public(), c.key)
+	der, err := x509.CreateCertificate(nil, t, c.cert, key.Public(), c.key())
 	if err != nil {
 		return nil, fmt.Errorf("issue a certificate for %s: %w", host, err)
 	}
@@ -142,7 +140,7 @@ func (c *LocalCA) Pair(host string, at time.Time) (*Pair, error) {
 // deriveKey makes the key of a host.
 func (c *LocalCA) deriveKey(host string) (*ecdsa.PrivateKey, error) {
 	for n := range 16 { // once in 2^32 a number is no key
-		raw, err := hkdf.Expand(sha256.New, c.seed, fmt.Sprintf("key %d %s", n, host), 32)
+		raw, err := hkdf.Expand(sha256.New, c.seed.Reveal(), fmt.Sprintf("key %d %s", n, host), 32)
 		if err != nil {
 			return nil, err
 		}
@@ -187,7 +185,7 @@ func localFiles(shared, dir string) (both []byte, name string, err error) {
 // local is where the development authority comes from.
 type local struct {
 	paths []string // its files, which nobody else may be given
-	both  []byte   // as read
+	both  Bytes    // as read
 	ca    *LocalCA // nil: there is none
 	err   error    // about both
 }
@@ -217,11 +215,11 @@ func (l *local) read(mounted, state string, create bool, now time.Time) error {
 			return nil
 		}
 		return fmt.Errorf("there is no development authority (tls: local): %w; make state_dir writable, or mount the secret %s", err, LocalSecret)
-	case l.both != nil && bytes.Equal(both, l.both):
+	case l.both.any() && l.both.Equal(Hide(both)):
 		return l.err
 	}
-	l.both, l.err = both, nil
-	next, err := ReadLocalCA(Item{Kind: File, Name: name, Data: Hide(both)}, Item{})
+	l.both, l.err = Hide(both), nil
+	next, err := ReadLocalCA(Item{Kind: File, Name: name, Data: l.both}, Item{})
 	if err != nil { // what was good stays
 		l.err = fmt.Errorf("the development authority (tls: local): %w", err)
 		return l.err

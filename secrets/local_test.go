@@ -1,12 +1,18 @@
 package secrets
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io/fs"
+	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,4 +120,36 @@ func TestLocalIsMadeOnce(t *testing.T) {
 	_, _, err = LocalFiles("", dir)
 	require.ErrorContains(t, err, "and not its key")
 	require.ErrorContains(t, ca.InitLocal(dir, today), "is there already", "half an authority is not replaced")
+}
+
+// A key never shows, whatever is printed.
+func TestKeysNeverShow(t *testing.T) {
+	authority := testAuthority(t)
+	key, ok := authority.key().(*ecdsa.PrivateKey)
+	require.True(t, ok)
+	raw, err := key.Bytes()
+	require.NoError(t, err)
+	f := newForge(t)
+	pair, err := authority.Pair("app.example.com", today)
+	require.NoError(t, err)
+	_, ed, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	held, refusal := parse(Item{Data: Hide([]byte(keyPEM(t, ed) + keyPEM(t, f.siteKey)))})
+	require.Nil(t, refusal)
+	site, err := f.siteKey.Bytes()
+	require.NoError(t, err)
+	x := newExaminer()
+	x.begin()
+	x.parse(Item{Name: "x", Data: Hide([]byte(keyPEM(t, f.siteKey)))})
+	var shown strings.Builder
+	for _, v := range []any{authority, *authority, (*Material)(nil).WithFetched(nil).WithLocal(authority), pair, *pair, held, &held, x.next, *x.next, local{both: Hide(raw), ca: authority}, NamedPair{Pair: pair}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
+			fmt.Fprintf(&shown, verb+"\n", v)
+		}
+	}
+	for _, secret := range [][]byte{raw, site, authority.seed.Reveal(), ed.Seed(), pair.Key.Reveal()[40:72]} {
+		for _, as := range []string{string(secret[:8]), fmt.Sprintf("%x", secret[:8]), fmt.Sprint(secret[:8])[1:20], base64.StdEncoding.EncodeToString(secret[:9]), new(big.Int).SetBytes(secret).String()} {
+			require.NotContains(t, shown.String(), as)
+		}
+	}
 }

@@ -167,7 +167,7 @@ func readPair(cert, key Item, at time.Time, parse func(Item) (parts, *Refusal)) 
 			findings = append(findings, Finding{Text: kept + "; what was there before stays in service", Hint: "make it readable for the control plane"})
 		}
 	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(signer)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(signer())
 	if err != nil {
 		return nil, nil, refuse(key, "holds a private key that cannot be used", "make a new key")
 	}
@@ -208,13 +208,13 @@ type leaf struct {
 
 // match finds the certificate that belongs to a key. Of several of one key it is the
 // one that is valid the longest.
-func match(cert, key Item, certs []*x509.Certificate, keys []crypto.Signer, at time.Time) (leaf, crypto.Signer, *Refusal) {
+func match(cert, key Item, certs []*x509.Certificate, keys []privateKey, at time.Time) (leaf, privateKey, *Refusal) {
 	var found leaf
-	var signer crypto.Signer
+	var signer privateKey
 	for _, k := range keys {
 		n := 0
 		for _, c := range certs {
-			if !same509(k.Public(), c.PublicKey) {
+			if !same509(k().Public(), c.PublicKey) {
 				continue
 			}
 			n++
@@ -245,7 +245,7 @@ func match(cert, key Item, certs []*x509.Certificate, keys []crypto.Signer, at t
 	if c.IsCA && !root(c) {
 		return leaf{}, nil, refuse(cert, "holds the certificate of an authority, and none that belongs to "+called(key), "give the certificate that it issued, first")
 	}
-	if kind, other := kindOf(c.PublicKey), kindOf(keys[0].Public()); kind != other {
+	if kind, other := kindOf(c.PublicKey), kindOf(keys[0]().Public()); kind != other {
 		return leaf{}, nil, refuse(key, fmt.Sprintf("holds a key that does not belong to %s: it is %s, and that has %s", called(cert), other, kind), "give the key with which the certificate was requested")
 	}
 	return leaf{}, nil, refuse(key, "holds a key that does not belong to "+called(cert), "give the key with which the certificate was requested")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -60,4 +61,28 @@ func golden(t *testing.T, file, text string) {
 	want, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, string(want), text, "run the test with -update if this is right")
+}
+
+// What cannot be read any more is served as it was, and said; what is elsewhere cannot be.
+func TestReadPairOfWhatIsNotThere(t *testing.T) {
+	f := newForge(t)
+	cert := Item{Kind: File, Name: "site.crt", Data: Hide([]byte(f.leaf(f.siteKey.Public(), nil)))}
+	key := Item{Kind: File, Name: "site.key", Data: Hide([]byte(keyPEM(t, f.siteKey))), Kept: "permission denied"}
+	pair, findings, err := ReadPair(cert, key, today)
+	require.NoError(t, err)
+	require.Equal(t, "the file site.key cannot be read now: permission denied", pair.Kept)
+	require.Equal(t, []Finding{{"the file site.key cannot be read now: permission denied; what was there before stays in service", "make it readable for the control plane"}}, findings)
+
+	key.Kind, key.Kept = Config, ""
+	_, findings, err = ReadPair(cert, key, today)
+	require.NoError(t, err)
+	require.Contains(t, findings[0].Text, "the config site.key holds a private key, and configs can be read by everybody")
+
+	_, _, err = ReadPair(cert, Item{Kind: Secret, Name: "site.key", Assumed: true}, today)
+	require.EqualError(t, err, "the secret site.key is not known here")
+	_, _, _, err = ReadAuthorities(Item{Kind: Secret, Name: "clients", Assumed: true}, today)
+	require.EqualError(t, err, "the secret clients is not known here")
+	pair, _, err = ReadPair(cert, key, time.Time{})
+	require.NoError(t, err)
+	require.Equal(t, "7", pair.Serial)
 }

@@ -25,9 +25,12 @@ const (
 // parts are what a PEM text holds.
 type parts struct {
 	certs []*x509.Certificate
-	keys  []crypto.Signer
+	keys  []privateKey
 	other []string // what else there is and was not asked for, in words
 }
+
+// privateKey is a key that nobody may see: a function, as the content of Bytes is.
+type privateKey func() crypto.Signer
 
 // otherText says what is there instead of what is looked for.
 func (p parts) otherText() string {
@@ -116,7 +119,7 @@ func (p *parts) add(i Item, kind string, block *pem.Block, where string) *Refusa
 		if k == nil {
 			return refuse(i, "has a private key that cannot be read"+where, "`openssl pkey -noout -check` must say that it is valid; proxies take RSA and ECDSA")
 		}
-		p.keys = append(p.keys, k)
+		p.keys = append(p.keys, func() crypto.Signer { return k })
 	case "ENCRYPTED PRIVATE KEY":
 		return encrypted(i, where)
 	case "EC PARAMETERS", "DH PARAMETERS":

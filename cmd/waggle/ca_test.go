@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/secrets/ca"
 )
 
@@ -46,4 +47,27 @@ func TestCA(t *testing.T) {
 	} {
 		require.Contains(t, waggle(exitCouldNot, args...), want)
 	}
+}
+
+func TestCALocal(t *testing.T) {
+	waggle := func(code int, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		require.Equal(t, code, run(t.Context(), append([]string{"ca", "local"}, args...), strings.NewReader(""), &out, &out), "%s", &out)
+		return out.String()
+	}
+	state := t.TempDir()
+	require.Contains(t, waggle(exitCouldNot, "--state-dir", state), "there is no development authority in "+filepath.Join(state, "local-ca")+": a control plane makes it")
+	root := waggle(0, "--state-dir", state, "--create")
+	require.Regexp(t, `^-----BEGIN CERTIFICATE-----\n[^-]*\n-----END CERTIFICATE-----\n$`, root)
+	require.Equal(t, root, waggle(0, "--state-dir", state))
+	require.Equal(t, root, waggle(0, "--state-dir", state, "--create"), "it is not made anew")
+	t.Setenv("WAGGLE_STATE_DIR", state)
+	require.Equal(t, root, waggle(0))
+	both := waggle(0, "--with-key")
+	require.True(t, strings.HasPrefix(both, root+"-----BEGIN PRIVATE KEY-----\n"))
+	authority, err := secrets.ReadLocalCA(secrets.Item{Data: secrets.Hide([]byte(both))}, secrets.Item{})
+	require.NoError(t, err)
+	_, err = authority.Pair("app.example.com", time.Now())
+	require.NoError(t, err)
 }

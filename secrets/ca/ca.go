@@ -19,6 +19,9 @@
 // restart. To replace the authority itself without an interruption, make a new one
 // in another directory, append the old ca.crt to the new one's, issue everything
 // from there, distribute it, and later issue once more without the old certificate.
+//
+// It also keeps another authority, which has nothing to do with the channel: the one
+// of development ([InitLocal]), whose certificates package secrets issues.
 package ca
 
 import (
