@@ -3,6 +3,7 @@ package translate
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -118,7 +119,8 @@ func (c *collection) finish() []Change {
 	}
 
 	plainChanged, secureChanged := c.fresh, c.fresh
-	for name := range c.dirty {
+	// In the order of the tables, so that their bytes lie together in memory.
+	for _, name := range slices.Sorted(maps.Keys(c.dirty)) {
 		plain, secure := c.buildHost(c.hosts[name])
 		plainChanged, secureChanged = plainChanged || plain, secureChanged || secure
 	}

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,16 +19,17 @@ import (
 // was built: what one changed host costs here is the copy of the others' bytes.
 func (c *collection) table() *Resource {
 	published := c.published.values()
-	hosts := make([]encoded, 0, len(published)+1)
+	hosts := newHostList(len(published) + 1)
 	last := encodeHost(only("*", []string{"*"}, unknownHost))
 	for _, h := range published {
 		if h.name == "*" {
 			last = h.plain
 			continue
 		}
-		hosts = append(hosts, h.plain)
+		hosts.add(h.plain)
 	}
-	return putTogether(table(httpTable), append(hosts, last), c.tableRefs(published))
+	hosts.add(last)
+	return putTogether(table(httpTable), hosts, c.tableRefs(published))
 }
 
 // buildSecureTables brings the tables of HTTPS to what there is. Each has the hosts of
@@ -42,7 +44,7 @@ func (c *collection) buildSecureTables(set func(*Resource), drop func(Kind, stri
 			continue
 		}
 		in[name] = true
-		hosts := make([]encoded, 0, len(published)+2)
+		hosts := newHostList(len(published) + 2)
 		var last encoded
 		var away []string // sent to their own connections
 		for _, h := range published {
@@ -55,7 +57,7 @@ func (c *collection) buildSecureTables(set func(*Resource), drop func(Kind, stri
 				}
 			case h.name == "*":
 			case here:
-				hosts = append(hosts, h.secure)
+				hosts.add(h.secure)
 			default:
 				away = append(away, domains(h.name)...)
 			}
@@ -63,12 +65,11 @@ func (c *collection) buildSecureTables(set func(*Resource), drop func(Kind, stri
 		if last.bytes == nil {
 			away = append(away, "*")
 		}
-		hosts = append(hosts, encodeHost(only("waggle:"+misdirected.reason, away, misdirected)))
+		if len(away) > 0 {
+			hosts.add(encodeHost(only("waggle:"+misdirected.reason, away, misdirected)))
+		}
 		if last.bytes != nil {
-			if len(away) == 0 {
-				hosts = hosts[:len(hosts)-1]
-			}
-			hosts = append(hosts, last)
+			hosts.add(last)
 		}
 		set(putTogether(secureTable(c.cfg, name), hosts, c.tableRefs(published)))
 	}
@@ -89,15 +90,12 @@ func secureTable(c *config.Collection, name string) *routev3.RouteConfiguration 
 }
 
 // putTogether puts a table together from what is around its hosts, and them.
-func putTogether(around *routev3.RouteConfiguration, hosts []encoded, refs []Ref) *Resource {
+func putTogether(around *routev3.RouteConfiguration, hosts *hostList, refs []Ref) *Resource {
 	body := tableBytes(around, hosts)
 	m := &routev3.RouteConfiguration{
 		Name: around.Name, IgnorePortInHostMatching: around.IgnorePortInHostMatching, MostSpecificHeaderMutationsWins: around.MostSpecificHeaderMutationsWins,
 		RequestHeadersToAdd: around.RequestHeadersToAdd, ResponseHeadersToAdd: around.ResponseHeadersToAdd,
-		VirtualHosts: make([]*routev3.VirtualHost, len(hosts)),
-	}
-	for i, h := range hosts {
-		m.VirtualHosts[i] = h.message
+		VirtualHosts: hosts.messages,
 	}
 	return &Resource{Kind: Routes, Name: m.Name, Message: m, Body: body, Refs: refs}
 }
@@ -120,24 +118,29 @@ func field(parts ...[]byte) []byte {
 	return b
 }
 
+// hostList is the virtual hosts of a table, in its order.
+type hostList struct {
+	messages []*routev3.VirtualHost
+	fields   [][]byte // the same encoded; the first is kept free for what comes before them
+}
+
+func newHostList(room int) *hostList {
+	return &hostList{messages: make([]*routev3.VirtualHost, 0, room), fields: make([][]byte, 1, room+2)}
+}
+
+func (l *hostList) add(h encoded) {
+	l.messages, l.fields = append(l.messages, h.message), append(l.fields, h.bytes)
+}
+
 // tableBytes puts a table together from encoded virtual hosts. Deterministic
 // encoding is in the order of field numbers: the name (1), the virtual hosts (2),
 // everything else.
-func tableBytes(around *routev3.RouteConfiguration, hosts []encoded) []byte {
-	rest, name := proto.CloneOf(around), around.Name
+func tableBytes(around *routev3.RouteConfiguration, hosts *hostList) []byte {
+	rest := proto.CloneOf(around)
 	rest.Name = ""
-	tail := mustEncode(rest)
-	size := len(name) + 8 + len(tail)
-	for _, h := range hosts {
-		size += len(h.bytes)
-	}
-	b := make([]byte, 0, size)
-	b = protowire.AppendTag(b, 1, protowire.BytesType)
-	b = protowire.AppendString(b, name)
-	for _, h := range hosts {
-		b = append(b, h.bytes...)
-	}
-	return append(b, tail...)
+	fields := append(hosts.fields, mustEncode(rest))
+	fields[0] = appendText(nil, 1, around.Name)
+	return bytes.Join(fields, nil) // does not fill megabytes with zeros first
 }
 
 // ordered is a map that is asked for its values, in the order of their names, far
