@@ -32,8 +32,8 @@ func (r *route) taskTLS() (u upstreamTLS, authorities *tlsv3.Secret, err error) 
 		verify = ""
 	}
 	if !l.SSLBackend {
-		for key, said := range map[string]bool{"ssl_backend_tls_verify": verify != "", "ssl_backend_sni": l.SSLBackendSNI != ""} {
-			if said && err == nil {
+		for _, key := range []string{given("ssl_backend_tls_verify", verify != ""), given("ssl_backend_sni", l.SSLBackendSNI != "")} {
+			if key != "" && err == nil {
 				err = r.needs(key, "ssl_backend")
 			}
 		}
