@@ -31,11 +31,11 @@ const MountedSecrets = "/run/secrets"
 var plainName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`)
 
 // Read reads what the configuration gives to each collection: the files of its
-// directories, and its Docker secrets from mounted (MountedSecrets). declared are
-// files by the name of the secret that a stack file makes of them. What cannot be
+// directories, and its Docker secrets from mounted (MountedSecrets). declared says
+// where the content of secrets is that a stack file makes, by their names. What cannot be
 // read is left out and told in a sentence; the files of the control plane's own
 // identity are never read.
-func Read(cfg *config.Config, mounted string, declared map[string]string) (*Material, []error) {
+func Read(cfg *config.Config, mounted string, declared map[string]Origin) (*Material, []error) {
 	m, errs, _ := newReader(0).read(cfg, mounted, declared)
 	return m, errs
 }
@@ -57,20 +57,38 @@ func OfFiles(cfg *config.Config, p *watcher.Picture) (*Material, []error) {
 	return Read(&here, "", declaredBy(p))
 }
 
-// declaredBy gives the files of secrets that stack files make, by the secret's name.
-func declaredBy(p *watcher.Picture) map[string]string {
-	files := map[string]string{}
+// Origin is where the content of a secret is that a stack file makes: in a file, or in
+// a variable of this process.
+type Origin struct{ File, Variable string }
+
+// declaredBy says where the content of secrets is that stack files make, by their names.
+func declaredBy(p *watcher.Picture) map[string]Origin {
+	made := map[string]Origin{}
 	for name, s := range p.Secrets {
-		if s.File != "" {
-			files[name] = s.File
+		if s.File != "" || s.Variable != "" {
+			made[name] = Origin{s.File, s.Variable}
 		}
 	}
-	return files
+	return made
+}
+
+// variable reads a variable as if it were a file.
+func variable(name string) *file {
+	value, set := os.LookupEnv(name)
+	switch {
+	case !set:
+		return &file{err: errors.New("the variable is not set")}
+	case value == "":
+		return &file{err: errEmpty}
+	case len(value) > maxFile:
+		return &file{err: fmt.Errorf("is larger than %d KiB", maxFile>>10)}
+	}
+	return &file{data: Hide([]byte(value))}
 }
 
 // read is Read with what r knows from before. waiting is set where something is just
 // being changed: it is as it was before, and must be looked at again soon.
-func (r *reader) read(cfg *config.Config, mounted string, declared map[string]string) (m *Material, errs []error, waiting bool) {
+func (r *reader) read(cfg *config.Config, mounted string, declared map[string]Origin) (m *Material, errs []error, waiting bool) {
 	r.begin(ownFiles(cfg, r.local.paths))
 	m = &Material{shelves: map[string]shelf{}, declared: map[string]Item{}, refused: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Collections)) {
@@ -78,10 +96,15 @@ func (r *reader) read(cfg *config.Config, mounted string, declared map[string]st
 		m.shelves[name], errs = s, append(errs, failed...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(declared)) {
-		path := declared[name]
-		f := r.one(filepath.Dir(path), filepath.Base(path))
+		at, f := declared[name].File, (*file)(nil)
+		if at != "" {
+			f = r.one(filepath.Dir(at), filepath.Base(at))
+		} else {
+			at = declared[name].Variable
+			f = variable(at)
+		}
 		if f.err != nil {
-			errs = append(errs, fmt.Errorf("secret %s: %s: %w", name, path, f.err))
+			errs = append(errs, fmt.Errorf("secret %s: %s: %w", name, at, f.err))
 			m.refused[name] = f.err.Error()
 		}
 		if i, ok := r.item("", Item{Kind: Secret, Name: name}, f); ok {

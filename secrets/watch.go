@@ -21,7 +21,7 @@ type Watch struct {
 
 	mu       sync.Mutex
 	cfg      *config.Config
-	declared map[string]string // files of secrets that stack files make
+	declared map[string]Origin // of secrets that stack files make
 	others   chan struct{}     // cfg or declared are others than Run knows
 	inside   map[string]bool   // directories in those of cfg
 	makeCA   bool              // somebody wants a development authority
@@ -80,7 +80,7 @@ func (w *Watch) Reconfigure(cfg *config.Config) {
 	w.changed()
 }
 
-// Declare notes the files of secrets that stack files make; pictures of a Swarm have
+// Declare notes where the content of secrets is that stack files make; pictures of a Swarm have
 // none. As with Reconfigure, what is in them is told before it returns.
 func (w *Watch) Declare(p *watcher.Picture) {
 	if p == nil {
@@ -89,10 +89,10 @@ func (w *Watch) Declare(p *watcher.Picture) {
 	if w.o.Providers != nil {
 		w.o.Providers.OnLoopback(p.Loopback)
 	}
-	files := declaredBy(p)
+	made := declaredBy(p)
 	w.mu.Lock()
-	same := maps.Equal(files, w.declared)
-	w.declared = files
+	same := maps.Equal(made, w.declared)
+	w.declared = made
 	w.mu.Unlock()
 	if !same {
 		w.changed()
@@ -236,8 +236,10 @@ func (w *Watch) directories() map[string]bool {
 	for d := range w.inside {
 		dirs[d] = true
 	}
-	for _, file := range w.declared {
-		dirs[filepath.Dir(file)] = true
+	for _, o := range w.declared {
+		if o.File != "" {
+			dirs[filepath.Dir(o.File)] = true
+		}
 	}
 	return dirs
 }

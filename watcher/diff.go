@@ -206,5 +206,5 @@ func equalConfigs(a, b *Config) bool {
 }
 
 func equalSecrets(a, b *Secret) bool {
-	return a.ID == b.ID && a.Name == b.Name && a.File == b.File && maps.Equal(a.Labels, b.Labels)
+	return a.ID == b.ID && a.Name == b.Name && a.File == b.File && a.Variable == b.Variable && maps.Equal(a.Labels, b.Labels)
 }

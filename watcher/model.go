@@ -185,6 +185,7 @@ type Config struct {
 type Secret struct {
 	ID, Name string
 	Labels   map[string]string
-	// File is where a stack file says that the content is; "" in a Swarm.
-	File string
+	// File is where a stack file says that the content is, or Variable the environment
+	// variable of this process; "" in a Swarm.
+	File, Variable string
 }

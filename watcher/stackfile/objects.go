@@ -71,7 +71,8 @@ func (s *stack) configs() {
 func (s *stack) secrets() {
 	for key, c := range s.project.Secrets {
 		o := types.FileObjectConfig(c)
-		name, file := s.object(key, o), ""
+		name := s.object(key, o)
+		var file, variable string
 		switch {
 		case bool(o.External), o.Driver != "":
 			s.assume("secret", key, name, "secrets")
@@ -84,9 +85,9 @@ func (s *stack) secrets() {
 				continue
 			}
 			s.exists("secret", name)
-			file = o.File
+			file, variable = o.File, o.Environment
 		}
-		s.p.Secrets[name] = &watcher.Secret{ID: name, Name: name, Labels: s.labels(o.Labels), File: file}
+		s.p.Secrets[name] = &watcher.Secret{ID: name, Name: name, Labels: s.labels(o.Labels), File: file, Variable: variable}
 	}
 }
 
@@ -114,6 +115,9 @@ func (s *stack) there(kind, section, key string, o types.FileObjectConfig) bool 
 	bad := func(reason, hint string) bool {
 		s.report(Finding{Severity: Error, Line: s.line(section, key), Reason: fmt.Sprintf("the %s %s %s", kind, key, reason), Hint: hint}, "")
 		return false
+	}
+	if _, set := s.env[o.Environment]; o.Environment != "" && !set {
+		return bad(fmt.Sprintf("has its content in the variable %s, which is not set", o.Environment), "set it where waggle runs, or name a file with `file:`")
 	}
 	switch {
 	case o.Content != "" || o.Environment != "":
