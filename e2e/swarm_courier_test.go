@@ -6,13 +6,13 @@ import (
 	"crypto/rand"
 	"crypto/sha1"
 	"encoding/base64"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -130,19 +130,26 @@ func couriered(t *testing.T, s *swarm, traffic *traffic) {
 		t.Run("a changed label is a rotation", func(t *testing.T) {
 			s := s.at(t)
 			next.make(s, "courier_users2", "dev")
+			// The old password or the new one, at any moment.
+			of := []func() (map[string]int, string){s.asking(dev, "dev", "right.dev.example.com"), s.asking(next, "dev", "right.dev.example.com")}
 			s.docker("service", "update", "--quiet", "--detach", "--label-add", "com.docker.lb.basic_auth=users2", "courier_right")
 			t.Logf("from the changed label to the new password: %v", next.becomes(s, "dev", "right.dev.example.com", http.StatusOK).Round(time.Millisecond))
 			dev.becomes(s, "dev", "right.dev.example.com", http.StatusUnauthorized)
+			for i, stop := range of {
+				answers, course := stop()
+				t.Logf("%s password: %v, %s", []string{"old", "new"}[i], answers, course)
+				require.Equal(t, []string{"200 401", "401 200"}[i], course)
+			}
 		})
 		t.Run("control planes that start take nothing away", func(t *testing.T) {
 			s := s.at(t)
 			asked := s.asking(next, "dev", "right.dev.example.com")
 			s.replace("edge_waggle")
 			s.until("new control planes serve", func() bool { return s.ready() == 2 && s.connected("dev") && s.connected("prod") })
-			n, other := asked()
-			require.Empty(t, other, "answers but 200, of %d", n)
-			require.Greater(t, n, 50)
-			t.Logf("%d requests with the secret's password, all answered", n)
+			answers, course := asked()
+			require.Equal(t, "200", course, "%v", answers)
+			require.Greater(t, answers["200"], 50)
+			t.Logf("%d requests with the secret's password, all answered", answers["200"])
 		})
 		t.Run("nothing of them is seen", func(t *testing.T) {
 			s := s.at(t)
@@ -248,27 +255,34 @@ func (s *swarm) everythingSaid() string {
 }
 
 // asking asks a host again and again until the function that it gives is called; that
-// gives how often it was, and the answers that were not 200.
-func (s *swarm) asking(g guarded, collection, host string) (stop func() (n int, other []string)) {
+// gives how often which answer came, and the course of them: each that is another than
+// the one before.
+func (s *swarm) asking(g guarded, collection, host string) (stop func() (answers map[string]int, course string)) {
 	ctx, cancel := context.WithCancel(s.t.Context())
-	var n int
-	var other []string
+	answers := map[string]int{}
+	var course []string
 	var ask sync.WaitGroup
 	ask.Go(func() {
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			status, reason, err := g.as(s, collection, host)
-			if n++; err != nil || status != http.StatusOK {
-				other = append(other, fmt.Sprintf("%d %s %v", status, reason, err))
+			answer := strconv.Itoa(status)
+			switch {
+			case err != nil:
+				answer = err.Error()
+			case status >= http.StatusInternalServerError:
+				answer += " " + reason
 			}
+			answers[answer]++
+			course = append(course, answer)
 			<-tick.C
 		}
 	})
 	s.t.Cleanup(func() { cancel(); ask.Wait() })
-	return func() (int, []string) {
+	return func() (map[string]int, string) {
 		cancel()
 		ask.Wait()
-		return n, slices.Compact(other)
+		return answers, strings.Join(slices.Compact(course), " ")
 	}
 }
