@@ -53,6 +53,12 @@ func TestGuards(t *testing.T) {
 			require.Equal(t, 429, status(t, "limited.example.com"))
 		}
 		delete(services["other"], "context_root")
+		// As the label reference says: Envoy makes all buckets with the filter's configuration.
+		services["other"]["rate_limit"] = "100/s"
+		deploy(t)
+		require.Equal(t, 200, status(t, "limited.example.com"))
+		require.Equal(t, 429, status(t, "limited.example.com"))
+		delete(services["other"], "rate_limit")
 		deploy(t)
 	})
 

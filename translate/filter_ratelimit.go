@@ -34,7 +34,9 @@ const (
 
 // rateLimit is rate_limit and rate_limit_by. The limits of all routes of a
 // collection are one discovered resource: a limit that stood in a route would be
-// full again whenever any host of the table changes (envoy-xds.md §6). A route
+// full again whenever any host of the table changes (envoy-xds.md §6). All of them
+// are full again when one of them changes: Envoy keeps buckets with the filter's
+// configuration, and makes them with it. A route
 // names its limit in its metadata, which redirects have too; rate limits of
 // Envoy's own routes would only hold for what is forwarded.
 var rateLimit = &httpFilter{
