@@ -432,7 +432,11 @@ func sameNetworks(a, b *watcher.Picture) bool {
 // controlPorts are the ports of the control plane itself.
 func controlPorts(cfg *config.Config) map[uint32]bool {
 	out := map[uint32]bool{}
-	for _, addr := range []string{cfg.XDS.Address, cfg.Admin.Address} {
+	addrs := []string{cfg.XDS.Address, cfg.Admin.Address}
+	if c := cfg.Swarm.Courier; c != nil {
+		addrs = append(addrs, c.Listen)
+	}
+	for _, addr := range addrs {
 		if _, port, err := net.SplitHostPort(addr); err == nil {
 			if n, err := strconv.ParseUint(port, 10, 16); err == nil && n > 0 {
 				out[uint32(n)] = true

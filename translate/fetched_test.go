@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
@@ -82,4 +83,13 @@ func TestAKeyIsWantedBesideItsCertificate(t *testing.T) {
 		names = append(names, want.Name)
 	}
 	require.Equal(t, []string{"crt", "key"}, names)
+}
+
+// What couriers deliver to is the control plane's own, as its other ports are.
+func TestTheCouriersPortIsOurs(t *testing.T) {
+	cfg := testConfig()
+	require.NotContains(t, controlPorts(cfg), uint32(18001))
+	cfg.Swarm.Courier = &config.Courier{Listen: ":18001"}
+	require.Contains(t, controlPorts(cfg), uint32(18001))
+	require.Contains(t, controlPorts(cfg), uint32(18000))
 }
