@@ -3,10 +3,17 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha1"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"io"
+	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -36,13 +43,48 @@ func newGuarded() guarded {
 // make makes the secret, for a collection if one is named.
 func (g guarded) make(s *swarm, name, collection string) {
 	s.t.Helper()
+	s.secret(name, collection, []byte("alice:{SHA}"+g.hash+"\n"))
+}
+
+// secret makes a Docker secret, for a collection if one is named.
+func (s *swarm) secret(name, collection string, content []byte) {
+	s.t.Helper()
 	file := filepath.Join(s.t.TempDir(), name)
-	require.NoError(s.t, os.WriteFile(file, []byte("alice:{SHA}"+g.hash+"\n"), 0o600))
+	require.NoError(s.t, os.WriteFile(file, content, 0o600))
 	args := []string{"secret", "create"}
 	if collection != "" {
 		args = append(args, "--label", "com.docker.lb.collection="+collection)
 	}
 	s.docker(append(args, name, file)...)
+}
+
+// certificate makes a certificate and its key, for a host, and gives them as PEM.
+func certificate(t *testing.T, host string, serial int64) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), DNSNames: []string{host}, NotBefore: time.Now(), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	require.NoError(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+}
+
+// shown is the serial number of the certificate that a collection's proxy shows for a host.
+func (s *swarm) shown(collection, host string) string {
+	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{ServerName: host, InsecureSkipVerify: true}}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 5*time.Second)
+	defer cancel()
+	conn, err := dialer.DialContext(ctx, "tcp", strings.TrimSuffix(s.edges[collection].address, ":80")+":443")
+	if err != nil {
+		return "none"
+	}
+	defer conn.Close()
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.String()
 }
 
 // as asks a collection's proxy for a host with this password; what else there is in the
@@ -87,6 +129,11 @@ func couriered(t *testing.T, s *swarm, traffic *traffic) {
 	for _, g := range []guarded{dev, next, prod, nobodys} {
 		hidden = append(hidden, g.hash, g.password)
 	}
+	var certs, keys [2][]byte
+	for i := range certs {
+		certs[i], keys[i] = certificate(t, "secured.dev.example.com", int64(i+1))
+		hidden = append(hidden, strings.Split(string(keys[i]), "\n")[1]) // a line of it
+	}
 	traffic.lossless(t, func() {
 		// What a control plane left that was killed in the middle of it, and something
 		// that is somebody else's.
@@ -113,6 +160,8 @@ func couriered(t *testing.T, s *swarm, traffic *traffic) {
 		dev.make(s, "courier_users", "dev")
 		prod.make(s, "prods", "prod")
 		nobodys.make(s, "nobodys", "")
+		s.secret("courier_crt", "dev", certs[0])
+		s.secret("courier_key", "dev", keys[0])
 		s.deploy("courier", "courier.yml")
 		t.Logf("from the deployment to the first request with the secret's password: %v in dev, %v more in prod",
 			dev.becomes(s, "dev", "right.dev.example.com", http.StatusOK).Round(time.Millisecond),
@@ -131,7 +180,9 @@ func couriered(t *testing.T, s *swarm, traffic *traffic) {
 			s := s.at(t)
 			next.make(s, "courier_users2", "dev")
 			// The old password or the new one, at any moment.
-			of := []func() (map[string]int, string){s.asking(dev, "dev", "right.dev.example.com"), s.asking(next, "dev", "right.dev.example.com")}
+			of := []func() (map[string]int, string){
+				s.asking(dev.answer(s, "dev", "right.dev.example.com")), s.asking(next.answer(s, "dev", "right.dev.example.com")),
+			}
 			s.docker("service", "update", "--quiet", "--detach", "--label-add", "com.docker.lb.basic_auth=users2", "courier_right")
 			t.Logf("from the changed label to the new password: %v", next.becomes(s, "dev", "right.dev.example.com", http.StatusOK).Round(time.Millisecond))
 			dev.becomes(s, "dev", "right.dev.example.com", http.StatusUnauthorized)
@@ -141,15 +192,31 @@ func couriered(t *testing.T, s *swarm, traffic *traffic) {
 				require.Equal(t, []string{"200 401", "401 200"}[i], course)
 			}
 		})
+		t.Run("so it is for a certificate and its key", func(t *testing.T) {
+			s := s.at(t)
+			s.until("the certificate is shown", func() bool { return s.shown("dev", "secured.dev.example.com") == "1" })
+			s.secret("courier_crt2", "dev", certs[1])
+			s.secret("courier_key2", "dev", keys[1])
+			stop := s.asking(func() string { return s.shown("dev", "secured.dev.example.com") })
+			began := time.Now()
+			s.docker("service", "update", "--quiet", "--detach", "--label-add", "com.docker.lb.ssl_cert=crt2", "--label-add", "com.docker.lb.ssl_key=key2", "courier_secured")
+			s.until("the new certificate is shown", func() bool { return s.shown("dev", "secured.dev.example.com") == "2" })
+			t.Logf("from the changed labels to the new certificate: %v", time.Since(began).Round(time.Millisecond))
+			handshakes, course := stop()
+			require.Equal(t, "1 2", course, "%v", handshakes)
+		})
 		t.Run("control planes that start take nothing away", func(t *testing.T) {
 			s := s.at(t)
-			asked := s.asking(next, "dev", "right.dev.example.com")
+			asked := s.asking(next.answer(s, "dev", "right.dev.example.com"))
+			secured := s.asking(func() string { return s.shown("dev", "secured.dev.example.com") })
 			s.replace("edge_waggle")
 			s.until("new control planes serve", func() bool { return s.ready() == 2 && s.connected("dev") && s.connected("prod") })
 			answers, course := asked()
 			require.Equal(t, "200", course, "%v", answers)
 			require.Greater(t, answers["200"], 50)
-			t.Logf("%d requests with the secret's password, all answered", answers["200"])
+			handshakes, course := secured()
+			require.Equal(t, "2", course, "%v", handshakes)
+			t.Logf("%d requests with the secret's password and %d handshakes with its certificate, none failed", answers["200"], handshakes["2"])
 		})
 		t.Run("nothing of them is seen", func(t *testing.T) {
 			s := s.at(t)
@@ -173,7 +240,7 @@ func couriered(t *testing.T, s *swarm, traffic *traffic) {
 			s.docker("secret", "rm", "courier_users2")
 			next.becomes(s, "dev", "right.dev.example.com", http.StatusServiceUnavailable)
 			s.docker("stack", "rm", "courier")
-			s.docker("secret", "rm", "courier_users", "prods", "nobodys")
+			s.docker("secret", "rm", "courier_users", "prods", "nobodys", "courier_crt", "courier_key", "courier_crt2", "courier_key2")
 			s.eventually("dev", "right.dev.example.com", unknownHost)
 		})
 	})
@@ -254,10 +321,24 @@ func (s *swarm) everythingSaid() string {
 	return all.String()
 }
 
-// asking asks a host again and again until the function that it gives is called; that
-// gives how often which answer came, and the course of them: each that is another than
-// the one before.
-func (s *swarm) asking(g guarded, collection, host string) (stop func() (answers map[string]int, course string)) {
+// answer asks a host and says what came.
+func (g guarded) answer(s *swarm, collection, host string) func() string {
+	return func() string {
+		status, reason, err := g.as(s, collection, host)
+		switch {
+		case err != nil:
+			return err.Error()
+		case status >= http.StatusInternalServerError:
+			return strconv.Itoa(status) + " " + reason
+		}
+		return strconv.Itoa(status)
+	}
+}
+
+// asking asks again and again until the function that it gives is called; that gives
+// how often which answer came, and the course of them: each that is another than the
+// one before.
+func (s *swarm) asking(once func() string) (stop func() (answers map[string]int, course string)) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	answers := map[string]int{}
 	var course []string
@@ -266,14 +347,7 @@ func (s *swarm) asking(g guarded, collection, host string) (stop func() (answers
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for ctx.Err() == nil {
-			status, reason, err := g.as(s, collection, host)
-			answer := strconv.Itoa(status)
-			switch {
-			case err != nil:
-				answer = err.Error()
-			case status >= http.StatusInternalServerError:
-				answer += " " + reason
-			}
+			answer := once()
 			answers[answer]++
 			course = append(course, answer)
 			<-tick.C
