@@ -48,6 +48,9 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 			}
 		}
 		named := tunnelled(t, res)
+		if e, ok := collector(cfg.Collections[name]); ok {
+			named[collectorCluster(e)] = true
+		}
 		for n, r := range res[Routes] {
 			refs := map[string]bool{}
 			for _, ref := range r.Refs {
@@ -74,7 +77,7 @@ func requireClosed(t testing.TB, b *Builder, cfg *config.Config) {
 		eds := 0
 		for n, r := range res[Cluster] {
 			require.True(t, named[n], "cluster %s: no route names it", n)
-			if _, outside := externalNamed(n); outside {
+			if _, outside := externalNamed(strings.TrimPrefix(n, "otlp+")); outside {
 				require.False(t, r.EDS)
 				continue
 			}

@@ -55,10 +55,11 @@ func TestEnvoyTakesRandomLabels(t *testing.T) {
 	require.Greater(t, len(all.Services), 500)
 	b := Build(Input{Picture: all, Config: cfg})
 	requireClosed(t, b, cfg)
-	forwards := 0
+	forwards, most := 0, 0
 	for name := range cfg.Collections {
 		for _, vh := range b.Resources(name)[Routes][httpTable].Message.(*routev3.RouteConfiguration).VirtualHosts {
 			for _, r := range vh.Routes {
+				most++
 				if r.GetRoute() != nil {
 					forwards++
 				}
@@ -69,6 +70,6 @@ func TestEnvoyTakesRandomLabels(t *testing.T) {
 		cancel()
 		require.NoError(t, err, "collection %s: %s", name, out)
 	}
-	t.Log(forwards, "routes that send requests on")
-	require.Greater(t, forwards, 350, "hardly a route lives")
+	t.Log(forwards, "of", most, "routes send requests on")
+	require.Greater(t, forwards, most/5, "hardly a route lives")
 }
