@@ -82,7 +82,7 @@ var guardsKeys = section{title: "Guards", intro: "They stand in this order befor
 		value:   use(called("secret or config", object), func(t *target, v string) { t.route.APIKeys = v }),
 		meaning: "Asks for one of these keys, one a line (`key` or `client:key`), in `X-Api-Key` or as `Authorization: Bearer`."},
 	{name: "rate_limit", class: Guard,
-		value:   use(rate, func(t *target, v Rate) { t.route.RateLimit = &v }),
+		value: use(rate, func(t *target, v Rate) { t.route.RateLimit = &v }),
 		meaning: "Requests per second or minute, per proxy; `burst` is how many may come at once (default: all of one second or minute). " +
 			"A proxy counts all limits of a collection in one place: when one of them comes, goes or changes, every one begins anew, with nothing counted. Other changes leave them alone."},
 	{name: "rate_limit_by", class: Guard,
