@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
 	"net/netip"
@@ -100,6 +101,9 @@ func (c chain) findings(given []*x509.Certificate, at time.Time) []Finding {
 	return all
 }
 
+// keyUsage is the extension of that name.
+var keyUsage = asn1.ObjectIdentifier{2, 5, 29, 15}
+
 // mustStaple is the TLS feature extension (RFC 7633). Proxies take no certificate with
 // it that has no OCSP answer beside it.
 var mustStaple = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 24}
@@ -114,11 +118,19 @@ func clientsRefuse(c *x509.Certificate) []Finding {
 	if !hasNames(c) {
 		all = append(all, Finding{"has its host as common name alone, which browsers and most clients refuse", "issue it with the hosts as DNS names (subject alternative names)"})
 	}
+	if mayNotSign(c) {
+		all = append(all, Finding{"has a key that may not be used for signatures (its key usage), which clients of TLS 1.3 refuse", "issue it with the key usage digitalSignature"})
+	}
 	server := func(u x509.ExtKeyUsage) bool { return u == x509.ExtKeyUsageServerAuth || u == x509.ExtKeyUsageAny }
 	if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.ContainsFunc(c.ExtKeyUsage, server) {
 		all = append(all, Finding{"is not issued for servers (its extended key usage), and clients refuse it", "issue it with serverAuth"})
 	}
 	return all
+}
+
+// mayNotSign reports whether a certificate says that its key signs nothing.
+func mayNotSign(c *x509.Certificate) bool {
+	return c.KeyUsage&x509.KeyUsageDigitalSignature == 0 && slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(keyUsage) })
 }
 
 func hasNames(c *x509.Certificate) bool {

@@ -4,14 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,4 +211,34 @@ func TestEnvoyTakesAuthorities(t *testing.T) {
 		_, err = shakeHands(t, address, &tls.Config{InsecureSkipVerify: true, ServerName: "site.example.com"})
 		require.Error(t, err, name)
 	}
+}
+
+// Certificates that are damaged in a way that Go does not mind are no surprise to the
+// real Envoy: it would refuse them, and name nothing.
+func TestEnvoyTakesWhatDamageLeaves(t *testing.T) {
+	f := newForge(t)
+	leaf := derOf(f.leaf(f.siteKey.Public(), func(c *x509.Certificate) {
+		c.Subject = pkix.Name{CommonName: "Söhne", Country: []string{"DE"}, OrganizationalUnit: []string{"a", "b"}}
+		c.IPAddresses, c.EmailAddresses = []net.IP{net.IPv4(10, 0, 0, 1)}, []string{"a@example.com"}
+		c.IssuingCertificateURL = []string{"http://ca.example.com"}
+	}))
+	key := keyPEM(t, f.siteKey)
+	random := rand.New(rand.NewPCG(1, 2))
+	var listeners []any
+	for tries := 0; len(listeners) < 500; tries++ {
+		require.Less(t, tries, 10000)
+		given := [][]byte{slices.Clone(leaf), slices.Clone(f.intermediate.Raw)}
+		damaged := given[tries%len(given)]
+		damaged[random.IntN(len(damaged))] = byte(random.IntN(256))
+		s := specimen{cert: block("CERTIFICATE", given[0]) + block("CERTIFICATE", given[1]), key: key}
+		if p, _, err := s.read(today); err == nil {
+			listeners = append(listeners, tlsListener(fmt.Sprint(tries), p, Bytes{}))
+		}
+	}
+	text, err := json.Marshal(object{"static_resources": object{"listeners": listeners}})
+	require.NoError(t, err)
+	boot := filepath.Join(t.TempDir(), "bootstrap.json")
+	require.NoError(t, os.WriteFile(boot, text, 0o600))
+	said, err := exec.CommandContext(t.Context(), envoyBinary(t), "-c", boot, "--mode", "validate", "--log-level", "error").CombinedOutput()
+	require.NoError(t, err, "%s", said)
 }

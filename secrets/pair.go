@@ -139,6 +139,9 @@ func readPair(cert, key Item, at time.Time, parse func(Item) (parts, *Refusal)) 
 	if slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(mustStaple) }) {
 		return nil, nil, refuse(cert, "asks for stapled OCSP answers, which are not served", "issue it without must-staple (TLS feature)")
 	}
+	if _, isRSA := c.PublicKey.(*rsa.PublicKey); mayNotSign(c) && !isRSA {
+		return nil, nil, refuse(cert, "has a key that may not be used for signatures (its key usage), as proxies need it", "issue it with the key usage digitalSignature")
+	}
 	names, skipped := namesOf(c)
 	if len(names) == 0 {
 		return nil, nil, refuse(cert, "is for no host"+list3(skipped, ": %s is no name of one"), "issue it with the hosts as DNS names (subject alternative names)")

@@ -105,7 +105,7 @@ func (p *parts) add(i Item, kind string, block *pem.Block, where string) *Refusa
 	switch block.Type {
 	case "CERTIFICATE", "X509 CERTIFICATE":
 		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
+		if err != nil || !wellFormed(block.Bytes) {
 			return refuse(i, "has a certificate that cannot be read"+where, "copy it again; `openssl x509 -noout -text` must show it")
 		}
 		if !slices.ContainsFunc(p.certs, c.Equal) {
