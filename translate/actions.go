@@ -138,8 +138,15 @@ func (r *route) checkDestination() {
 		tell(labels.Warning, "prefer_local", "lb_policy: least_request, round_robin or random", "what is hashed decides which task is taken, wherever it is")
 	}
 	if l.NoWebSocket() && l.WebSocket == nil && l.Labels["websocket_endpoints"] != "" {
-		tell(labels.Warning, "websocket_endpoints", r.key("protocol")+": auto, or "+r.key("websocket")+": true where the task takes extended CONNECT (RFC 8441)",
-			"%s is HTTP/2, where few servers take WebSockets: upgrades are answered with 403", l.Protocol)
+		instead, says := "auto", l.Protocol+" is HTTP/2"
+		if l.SSLBackend {
+			instead = "http1"
+		}
+		if l.Protocol == "auto" {
+			says = "over TLS auto is HTTP/2 with a task that has it"
+		}
+		tell(labels.Warning, "websocket_endpoints", r.key("protocol")+": "+instead+", or "+r.key("websocket")+": true where the task takes extended CONNECT (RFC 8441)",
+			"%s, where few servers take WebSockets: upgrades are answered with 403", says)
 	}
 	if l.HealthPath == "" {
 		for _, key := range []string{"health_interval", "health_timeout", "health_rise", "health_fall"} {

@@ -121,6 +121,7 @@ func (b *Builder) some(changes watcher.Changes, objects bool, before *secrets.Ma
 		for id, s := range b.services {
 			if s.stale(before) {
 				dirty[id] = struct{}{}
+				maps.Copy(dirty, b.wanted[s.spec.Name]) // its clusters may come or go
 			}
 		}
 		for _, c := range b.collections {

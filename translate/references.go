@@ -134,6 +134,9 @@ func (r *route) referOn() {
 		if err == nil && be.svc.spec == r.svc.spec {
 			err = errorAt("failover", "the name of another service", "a service cannot stand in for itself")
 		}
+		if err == nil {
+			err = r.backend.settings.tls.suits(be)
+		}
 		if err != nil {
 			r.lacks(err, false)
 		} else {

@@ -61,6 +61,20 @@ func (r *route) taskTLS() (u upstreamTLS, authorities *tlsv3.Secret, err error) 
 	return u, authorities, nil
 }
 
+// suits is an error where the tasks of another service, which stands in for this one,
+// would be spoken to with less than that service asks for, or could not be.
+func (u upstreamTLS) suits(be *backend) error {
+	switch t := be.settings.tls; {
+	case t.on && !u.on:
+		return errorAt("failover", "give both services the same ssl_backend", "service %s wants TLS to its tasks (ssl_backend), and would be spoken to as this one is", be.svc.name)
+	case !t.on && u.on:
+		return errorAt("failover", "give both services the same ssl_backend", "service %s has no TLS to its tasks, and would be spoken to as this one is (ssl_backend)", be.svc.name)
+	case t.authorities != "" && t.authorities != u.authorities:
+		return errorAt("failover", "give both services the same ssl_backend_tls_verify", "service %s wants the certificates of its tasks to be checked by others, and would be spoken to as this one is", be.svc.name)
+	}
+	return nil
+}
+
 // context is TLS as Envoy speaks it to tasks.
 func (u upstreamTLS) context(protocols ...string) *tlsv3.UpstreamTlsContext {
 	name, kind := u.name, tlsv3.SubjectAltNameMatcher_DNS

@@ -24,7 +24,7 @@ func (r *Route) NoWebSocket() bool {
 	if r.WebSocket != nil {
 		return !*r.WebSocket
 	}
-	return r.Protocol == "h2c" || r.Protocol == "http2" || r.Protocol == "grpc"
+	return r.Protocol == "h2c" || r.Protocol == "http2" || r.Protocol == "grpc" || r.Protocol == "auto" && r.SSLBackend
 }
 
 // HeaderChanges are made in this order: what is removed, what is set, what is added.
@@ -86,10 +86,10 @@ var shapingKeys = section{title: "Shaping and watching", intro: "Values are lite
 		meaning: "Compresses responses that are text, from 1 KiB on, for clients that ask for it; where they take several equally, zstd before br before gzip. Never event streams, gRPC, ranges, or what the task has compressed."},
 	{name: "websocket_endpoints", class: Comfort, interlock: true, value: accept(list("list", text)),
 		meaning: "Accepted; upgrades work anyway, unless `websocket` says otherwise."},
-	{name: "websocket", class: Comfort, standardText: "`true`; `false` with `protocol` `h2c`, `http2`, `grpc`",
+	{name: "websocket", class: Comfort, standardText: "`true`; `false` with `protocol` `h2c`, `http2`, `grpc`, over TLS (`ssl_backend`) also `auto`",
 		value: use(boolean, func(t *target, v bool) { t.route.WebSocket = &v }),
 		meaning: "`false` forbids upgrades: they are answered with 403. In HTTP/2 a WebSocket is an extended CONNECT (RFC 8441), for which many servers end the stream as if it were broken, and would be set aside: there it needs `true`. " +
-			"With `protocol: auto` tasks get it in HTTP/1.1."},
+			"With `protocol: auto` tasks get it in HTTP/1.1, unless TLS is spoken to them: then it is HTTP/2 where they have that, too."},
 	{name: "access_log", class: Comfort, standardText: "the collection's",
 		value:   use(boolean, func(t *target, v bool) { t.route.AccessLog = &v }),
 		meaning: "Whether a line is written for every request of the route (JSON, on the proxies' standard output)."},
