@@ -18,18 +18,26 @@ type collection struct {
 	publishing sync.Mutex // one Publish at a time; taken before mu, held while encoding
 	quarantine quarantine
 
-	mu        sync.Mutex // everything below
-	open      bool       // published at least once; until then streams are silent
-	removed   bool       // no longer configured: no new streams
-	seq       uint64     // of the newest publish that changed something
-	tables    [translate.NumKinds]table
-	vault     vault
+	mu        sync.Mutex        // everything below
+	open      bool              // published at least once; until then streams are silent
+	removed   bool              // no longer configured: no new streams
+	*view                       // what every proxy gets, but for the canaries of a trial
+	newest    uint64            // seq of the newest change to any view
+	trial     *trial            // nil: there is none
+	strays    map[*stream]*view // former canaries that have not answered everything
 	streams   map[*stream]struct{}
 	published time.Time
 	publishes uint64
 	// before is the collection of the same name that was removed earlier and may
 	// still have streams. They are asked to come again once this one has content.
 	before *collection
+}
+
+// view is all of a collection as some of its streams get it.
+type view struct {
+	seq    uint64 // of the newest change to it
+	tables [translate.NumKinds]table
+	vault  vault
 }
 
 // table is the resources of one kind and what changed in it.
@@ -64,7 +72,7 @@ type change struct {
 }
 
 func newCollection(name string, s *Server) *collection {
-	k := &collection{name: name, server: s, streams: make(map[*stream]struct{}), vault: newVault()}
+	k := &collection{name: name, server: s, streams: make(map[*stream]struct{}), view: &view{vault: newVault()}, strays: make(map[*stream]*view)}
 	for kind := range k.tables {
 		t := &k.tables[kind]
 		t.live, t.gone, t.frames = make(map[string]item), make(map[string]tomb), make(map[uint64]*frame)
@@ -123,18 +131,18 @@ func encodeAll(changes []translate.Change) ([]edit, error) {
 func (k *collection) publish(edits []edit, now time.Time) (idle []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	edits, idle = k.vault.admit(edits)
 	k.published = now
 	k.publishes++
+	if k.open && k.stage(edits, now) {
+		return nil
+	}
 	opened := !k.open
 	k.open = true
-	if !k.apply(edits, now) && !opened {
+	changed, idle := k.applyOpen(edits, now)
+	if !changed && !opened {
 		return idle
 	}
-	k.trim(now)
-	for st := range k.streams {
-		st.pump(now)
-	}
+	k.pumpAll(now)
 	for b := k.before; b != nil; b = b.before {
 		b.endStreams(errMoved)
 	}
@@ -142,13 +150,25 @@ func (k *collection) publish(edits []edit, now time.Time) (idle []string) {
 	return idle
 }
 
-// apply edits the tables and says whether anything is different now. Bytes that are
-// the same as before are no change.
-func (k *collection) apply(edits []edit, now time.Time) bool {
-	seq := k.seq + 1
-	changed := k.seq == 0 // the first publish counts even if it is empty
+// pumpAll lets every stream go on after a change.
+func (k *collection) pumpAll(now time.Time) {
+	k.trim(now)
+	for st := range k.streams {
+		st.pump(now)
+	}
+	k.conclude(now)
+}
+
+// apply edits a view and says whether anything in it is different now. Bytes that are the
+// same as before are no change. idle are secrets that are not served, because nothing
+// refers to them. Seqs are unique among the views of a collection, so that a stream's
+// cursors are good in whichever it is moved to: what they do not cover is sent.
+func (k *collection) apply(v *view, edits []edit, now time.Time) (changed bool, idle []string) {
+	edits, idle = v.vault.admit(edits)
+	seq := k.newest + 1
+	changed = v.seq == 0 // the first publish counts even if it is empty
 	for _, e := range edits {
-		t := &k.tables[e.kind]
+		t := &v.tables[e.kind]
 		old, had := t.live[e.name]
 		switch {
 		case e.entry != nil && had && old.version == e.entry.version && old.eds == e.entry.eds,
@@ -181,9 +201,9 @@ func (k *collection) apply(edits []edit, now time.Time) bool {
 		changed = true
 	}
 	if changed {
-		k.seq = seq
+		v.seq, k.newest = seq, seq
 	}
-	return changed
+	return changed, idle
 }
 
 // nameOf keeps one string per name for as long as a name lives.
@@ -198,10 +218,19 @@ func nameOf(old item, had bool, name string) string {
 // written and however slow a stream is; and what was removed no longer than twice the
 // grace time.
 func (k *collection) trim(now time.Time) {
-	for kind := range k.tables {
-		t := &k.tables[kind]
-		sent, retired := k.seq, k.seq
+	for _, v := range k.views() {
+		k.trimView(v, now)
+	}
+}
+
+func (k *collection) trimView(v *view, now time.Time) {
+	for kind := range v.tables {
+		t := &v.tables[kind]
+		sent, retired := v.seq, v.seq
 		for st := range k.streams {
+			if st.view != v {
+				continue
+			}
 			if s := &st.subs[kind]; s.active && !s.first {
 				sent, retired = min(sent, s.add), min(retired, s.rem)
 			} else if cds := &st.subs[translate.Cluster]; translate.Kind(kind) == translate.Endpoints && cds.active && !cds.first {
@@ -228,7 +257,7 @@ func (k *collection) trim(now time.Time) {
 			// Grace has long passed and some stream still takes no removals. It may come
 			// again: what it must drop is then found out from what it says it has.
 			for st := range k.streams {
-				if s := &st.subs[kind]; s.active && !s.first && s.rem < t.goneLog[0].seq {
+				if s := &st.subs[kind]; st.view == v && s.active && !s.first && s.rem < t.goneLog[0].seq {
 					st.end(errStuck)
 				}
 			}
@@ -299,7 +328,7 @@ func (k *collection) attach(st *stream) bool {
 	if k.removed {
 		return false
 	}
-	k.streams[st] = struct{}{}
+	k.streams[st], st.view = struct{}{}, k.view
 	return true
 }
 
@@ -313,6 +342,8 @@ func (k *collection) detach(st *stream) {
 		return
 	}
 	delete(k.streams, st)
+	delete(k.strays, st)
+	k.vanished(st, k.server.now())
 	k.trim(k.server.now())
 	if len(k.streams) == 0 {
 		for kind := range k.tables {

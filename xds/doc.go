@@ -23,8 +23,9 @@
 // collection refer to, and no others, whatever it asks for (secrets.go); what it may make
 // us remember is bounded (strangers.go).
 //
-// What proxies reject is taken back: quarantine.go has the rule, hosts.go what that means
-// for route tables, of which there is one for many services.
+// A change of more than endpoints is tried with one proxy of the collection before the
+// others get it (canary.go). What proxies reject is taken back: quarantine.go has the rule,
+// hosts.go what that means for route tables, of which there is one for many services.
 //
 // Everything of a collection is under that collection's own lock; nothing under it
 // blocks, marshals or does I/O. One collection can therefore not delay another.

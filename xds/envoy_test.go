@@ -168,6 +168,43 @@ func TestEnvoyRejects(t *testing.T) {
 	require.Empty(t, r.Quarantine())
 }
 
+// TestEnvoyCanary: of three real Envoys two find out what none of them takes, and the third
+// never sees it; what is good arrives at all of them.
+func TestEnvoyCanary(t *testing.T) {
+	r := start(t, Options{Canary: patience}, "dev")
+	free := newListener(t)
+	port := uint32(free.Addr().(*net.TCPAddr).Port)
+	require.NoError(t, free.Close())
+	w := newWorld("dev").put(edsCluster("a", time.Second), endpoints("a", backend(t, "it")),
+		hostTable("http", host("old.test", "a", "", "")), listener("http", port, "http"))
+	r.publish(t, w)
+	for i := range 3 { // they share the port
+		startEnvoy(t, fmt.Sprintf("dev/%d", i), r.addr)
+		require.Eventually(t, func() bool { return len(r.Proxies()) == i+1 && len(r.Proxies()[i].Kinds) == 4 }, patience, time.Millisecond)
+		r.settles(t, i+1)
+	}
+	bad := host("old.test", "a", "", "")
+	bad.Routes[0].Match.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: "(unclosed"}}
+	r.publish(t, w.put(hostTable("http", bad), edsCluster("b", time.Second), endpoints("b", 1)))
+	held := r.quarantines(t, "routes http")
+	require.Equal(t, 2, held[0].Proxies)
+	r.settles(t, 3)
+	require.Empty(t, r.Trials())
+	rejected := 0
+	for _, p := range r.Proxies() {
+		if p.kind(translate.Routes).NACK != nil {
+			rejected++
+		}
+		require.Equal(t, r.Proxies()[0].kind(translate.Cluster).ACKed, p.kind(translate.Cluster).ACKed)
+	}
+	require.Equal(t, 2, rejected)
+	began := time.Now()
+	r.publish(t, w.put(hostTable("http", host("old.test", "b", "", ""))))
+	r.settles(t, 3)
+	t.Logf("a good change was at all three after %s", time.Since(began).Round(100*time.Microsecond))
+	require.Empty(t, r.Quarantine())
+}
+
 // TestEnvoy is the real Envoy behind the server: a collection goes live, endpoints and
 // clusters change under load without a failed request, and a control plane that is
 // replaced sends nothing.

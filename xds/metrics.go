@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	nacks      *prometheus.CounterVec
 	ackLatency *prometheus.HistogramVec
+	trials     *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -24,11 +25,16 @@ func newMetrics() *metrics {
 			Help:    "From a change that was due for a proxy (a publish, a subscription) to that proxy's acknowledgement.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15},
 		}, []string{"type"}),
+		trials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "waggle_xds_trials_total",
+			Help: "Changes that were tried with one proxy first: accepted there, given to all because it took too long (timeout), or because every proxy that tried it went away (vanished).",
+		}, []string{"collection", "outcome"}),
 	}
 }
 
 func (m *metrics) forget(collection string) {
 	m.nacks.DeletePartialMatch(prometheus.Labels{"collection": collection})
+	m.trials.DeletePartialMatch(prometheus.Labels{"collection": collection})
 }
 
 var (
@@ -55,6 +61,7 @@ func (s *Server) Describe(out chan<- *prometheus.Desc) {
 	}
 	s.metrics.nacks.Describe(out)
 	s.metrics.ackLatency.Describe(out)
+	s.metrics.trials.Describe(out)
 }
 
 // Collect is part of prometheus.Collector.
@@ -100,4 +107,5 @@ func (s *Server) Collect(out chan<- prometheus.Metric) {
 	}
 	s.metrics.nacks.Collect(out)
 	s.metrics.ackLatency.Collect(out)
+	s.metrics.trials.Collect(out)
 }

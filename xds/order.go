@@ -90,7 +90,7 @@ func (st *stream) pump(now time.Time) {
 
 // due says that something of the kind may have to be sent. It costs nothing.
 func (st *stream) due(kind translate.Kind) bool {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	return s.first || s.add < t.last || len(s.want) > 0 || len(s.retry) > 0 || len(s.absent) > 0 ||
 		kind == translate.Listener && (s.rem < t.lastGone || len(s.late) > 0)
 }
@@ -135,7 +135,7 @@ func (st *stream) waive() {
 // sendAdditions sends what is due of a kind, if that is anything for this proxy. It
 // returns false if it sent only a part of it.
 func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	s.mark()
 	if len(s.want) > 0 {
 		s.settled = 0 // see settled
@@ -168,7 +168,7 @@ func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 	default:
 		// Nothing depends on a listener, and Envoy drops before it adds: a listener
 		// that takes over another's address must come with its removal.
-		removed = append(removed, st.leaving(kind, st.k.seq)...)
+		removed = append(removed, st.leaving(kind, st.view.seq)...)
 		if len(s.late) > 0 {
 			s.settled = min(s.settled, s.lateSeq-1)
 		}
@@ -178,10 +178,10 @@ func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 			}
 		}
 		s.late = nil
-		s.rem = st.k.seq
+		s.rem = st.view.seq
 	}
 	s.first = false
-	s.add = st.k.seq
+	s.add = st.view.seq
 	if f = without(f, removed); len(f.entries) > 0 || len(removed) > 0 || answer {
 		st.send(kind, f, removed, now)
 		st.follow(kind, f)
@@ -197,9 +197,9 @@ func (st *stream) sendAdditions(kind translate.Kind, now time.Time) bool {
 // that are not there any more are called so at once, which takes nothing from a proxy (it
 // keeps them as long as their cluster) and answers a cluster that is waiting for them.
 func (st *stream) firstAnswer(kind translate.Kind, now time.Time) *frame {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	if s.add == 0 {
-		s.rem = st.k.seq
+		s.rem = st.view.seq
 		if cds := &st.subs[translate.Cluster]; kind == translate.Endpoints && cds.active {
 			s.rem = cds.rem // the endpoints of clusters that this proxy still has
 		}
@@ -212,7 +212,7 @@ func (st *stream) firstAnswer(kind translate.Kind, now time.Time) *frame {
 		}
 	}
 	if len(stale) > 0 {
-		s.missed(stale, st.k.seq, now)
+		s.missed(stale, st.view.seq, now)
 	}
 	for name := range names {
 		if _, ok := t.live[name]; ok {
@@ -232,7 +232,7 @@ func (st *stream) firstAnswer(kind translate.Kind, now time.Time) *frame {
 		st.sweepOrphans(names, now)
 		if st.awaitAll {
 			st.awaitAll = false
-			for name, it := range st.k.tables[translate.Cluster].live {
+			for name, it := range st.view.tables[translate.Cluster].live {
 				if _, asked := names[name]; it.eds && !asked {
 					st.await(name)
 				}
@@ -271,7 +271,7 @@ func (st *stream) firstAnswer(kind translate.Kind, now time.Time) *frame {
 }
 
 func (st *stream) allLive(kind translate.Kind, entries []*entry) bool {
-	t := &st.k.tables[kind]
+	t := &st.view.tables[kind]
 	for _, e := range entries {
 		if t.live[e.name].entry != e {
 			return false
@@ -284,7 +284,7 @@ func (st *stream) allLive(kind translate.Kind, entries []*entry) bool {
 // subscribes to. Secrets come one at a time: Envoy does not say which of several it
 // rejects, and takes some of the others or none.
 func (st *stream) changes(kind translate.Kind) *frame {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	f := &frame{}
 	if s.add < t.last {
 		f = subset(t.since(s.add), func(e *entry) bool {
@@ -352,7 +352,7 @@ func without(f *frame, removed []string) *frame {
 
 // nextPart is the next part of a rejected response that is still worth trying.
 func (st *stream) nextPart(kind translate.Kind) *frame {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	for len(s.retry) > 0 {
 		names := s.retry[0]
 		s.retry[0] = nil
@@ -400,7 +400,7 @@ func (st *stream) follow(kind translate.Kind, f *frame) {
 }
 
 func (st *stream) rejectsEndpoints(name string) bool {
-	it, ok := st.k.tables[translate.Endpoints].live[name]
+	it, ok := st.view.tables[translate.Endpoints].live[name]
 	return ok && st.subs[translate.Endpoints].bad(it.entry)
 }
 
@@ -413,7 +413,7 @@ func (st *stream) await(name string) {
 
 // lookup is what a proxy gets for a name: what is live, or what it may still need.
 func (st *stream) lookup(kind translate.Kind, name string) (*entry, bool) {
-	if it, ok := st.k.tables[kind].live[name]; ok {
+	if it, ok := st.view.tables[kind].live[name]; ok {
 		return it.entry, true
 	}
 	return st.retained(kind, name)

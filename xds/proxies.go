@@ -21,6 +21,8 @@ type Proxy struct {
 	Connected  time.Time
 	// Current: the proxy has acknowledged all there is for it.
 	Current bool
+	// Canary: the newest changes are tried with this proxy before the others get them.
+	Canary bool
 	// Kinds is what it asked for, in the order in which kinds are sent.
 	Kinds []ProxyKind
 }
@@ -79,8 +81,7 @@ func (st *stream) describe() Proxy {
 		if !s.active {
 			continue
 		}
-		d := ProxyKind{Kind: kind, Sent: s.sent, ACKed: s.acked, Resources: s.count, NACK: s.nack,
-			Current: s.clean() && !st.due(kind) && s.rem >= st.k.tables[kind].lastGone && len(s.late) == 0}
+		d := ProxyKind{Kind: kind, Sent: s.sent, ACKed: s.acked, Resources: s.count, NACK: s.nack, Current: st.level(kind)}
 		for name, doubt := range s.doubts {
 			if doubt.alone {
 				d.Rejected = append(d.Rejected, name)
@@ -91,7 +92,30 @@ func (st *stream) describe() Proxy {
 		p.Kinds = append(p.Kinds, d)
 	}
 	p.Current = p.Current && len(p.Kinds) > 0
+	if tr := st.k.trial; tr != nil {
+		p.Canary = tr.canaries[st] != nil
+		p.Current = p.Current && p.Canary // what is tried there is to come
+	}
 	return p
+}
+
+// level says that the proxy has acknowledged all that there is of a kind.
+func (st *stream) level(kind translate.Kind) bool {
+	s := &st.subs[kind]
+	return s.clean() && !st.due(kind) && s.rem >= st.view.tables[kind].lastGone && len(s.late) == 0
+}
+
+// current says that the proxy has acknowledged all that there is of what it asked for.
+func (st *stream) current() bool {
+	asks := false
+	for i := range st.subs {
+		if kind := translate.Kind(i); st.subs[kind].active {
+			if asks = true; !st.level(kind) {
+				return false
+			}
+		}
+	}
+	return asks
 }
 
 // redact is what may be shown of a proxy's reason for a rejection. Envoy puts whole

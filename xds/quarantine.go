@@ -124,19 +124,26 @@ func (h *hold) describe(collection string, ref translate.Ref) Quarantined {
 // judge looks at a version that a proxy has rejected when it came by itself, and takes it
 // back if the rule says so; that happens behind the caller, who holds the lock.
 func (k *collection) judge(kind translate.Kind, e *entry, message string) {
-	if n, guilty := k.convicted(kind, e); guilty {
+	n, guilty := k.convicted(kind, e)
+	switch {
+	case guilty:
 		go k.takeBack(translate.Ref{Kind: kind, Name: e.name}, e, verdict{n, message})
+	case k.trial != nil && n > 0:
+		k.trial.askAnother = true
 	}
 }
 
 // convicted is the rule: see above.
 func (k *collection) convicted(kind translate.Kind, e *entry) (rejects int, guilty bool) {
-	it, ok := k.tables[kind].live[e.name]
-	if !ok || it.version != e.version {
-		return 0, false
+	accepts, enough := 0, min(2, len(k.streams))
+	if k.trial != nil && k.trial.late {
+		enough = 1 // nobody else could be asked in time
 	}
-	accepts := 0
 	for st := range k.streams {
+		it, ok := st.view.tables[kind].live[e.name]
+		if !ok || it.version != e.version {
+			continue
+		}
 		switch st.opinion(kind, it) {
 		case rejecting:
 			rejects++
@@ -144,7 +151,7 @@ func (k *collection) convicted(kind translate.Kind, e *entry) (rejects int, guil
 			accepts++
 		}
 	}
-	return rejects, rejects >= min(2, len(k.streams)) && rejects > accepts
+	return rejects, rejects >= enough && rejects > accepts
 }
 
 type opinion uint8
@@ -218,7 +225,6 @@ func (k *collection) takeBack(ref translate.Ref, bad *entry, v verdict) {
 	if instead != nil {
 		h.serving = instead.version
 	}
-	edits := []edit{{ref.Kind, ref.Name, instead}}
 	revived := k.departed(h.needs)
 	q.mu.Lock()
 	q.held[ref] = h
@@ -226,8 +232,8 @@ func (k *collection) takeBack(ref translate.Ref, bad *entry, v verdict) {
 		q.kept[translate.Ref{Kind: e.kind, Name: e.name}] = struct{}{}
 	}
 	q.mu.Unlock()
-	k.publish(append(revived, edits...), now)
 	k.mu.Lock()
+	k.correct(append(revived, edit{ref.Kind, ref.Name, instead}), now)
 	if good != nil { // and not what one proxy may have accepted meanwhile
 		q.good[ref.Kind].Add(ref.Name, good)
 	}
@@ -244,12 +250,12 @@ func (k *collection) departed(refs []translate.Ref) (back []edit) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for ref := range needed(refs) {
-		t := &k.tables[ref.Kind]
-		if _, live := t.live[ref.Name]; live {
-			continue
-		}
-		if g, ok := t.gone[ref.Name]; ok {
-			back = append(back, edit{ref.Kind, ref.Name, g.entry})
+		for _, v := range k.views() {
+			t := &v.tables[ref.Kind]
+			if g, ok := t.gone[ref.Name]; ok && t.live[ref.Name].entry == nil {
+				back = append(back, edit{ref.Kind, ref.Name, g.entry})
+				break
+			}
 		}
 	}
 	return back

@@ -16,12 +16,12 @@ var retirement = [...]translate.Kind{
 // retire sends the removals whose time has come and that did not go with an addition.
 func (st *stream) retire(now time.Time, wake *deadline) {
 	for _, kind := range retirement[1:] {
-		s, t := &st.subs[kind], &st.k.tables[kind]
+		s, t := &st.subs[kind], &st.view.tables[kind]
 		switch {
 		case !s.active || s.first:
 			continue
 		case s.rem >= t.lastGone && len(s.late) == 0:
-			s.rem = st.k.seq
+			s.rem = st.view.seq
 			continue
 		case !s.open:
 			continue
@@ -45,7 +45,7 @@ func (st *stream) retire(now time.Time, wake *deadline) {
 // that one bad proxy cannot make us remember for ever. Even then nothing is removed before
 // what left it has been sent.
 func (st *stream) takeRipe(kind translate.Kind, now time.Time, wake *deadline) []string {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	grace, settled, sent := st.server.grace, st.settledBefore(kind), st.sentUntil()
 	until := settled
 	for _, c := range t.goneLog[logAfter(t.goneLog, s.rem):] {
@@ -87,7 +87,7 @@ func (st *stream) takeRipe(kind translate.Kind, now time.Time, wake *deadline) [
 // settledBefore is the seq up to which everything that may refer to a kind has been
 // acknowledged.
 func (st *stream) settledBefore(kind translate.Kind) uint64 {
-	seq := st.k.seq
+	seq := st.view.seq
 	for _, user := range retirement {
 		if user == kind {
 			break
@@ -100,7 +100,7 @@ func (st *stream) settledBefore(kind translate.Kind) uint64 {
 // leaving is what was removed after the cursor and until a seq, of what this proxy asked
 // for and what has not come back since.
 func (st *stream) leaving(kind translate.Kind, until uint64) []string {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	if s.rem >= t.lastGone {
 		return nil
 	}
@@ -118,13 +118,13 @@ func (st *stream) leaving(kind translate.Kind, until uint64) []string {
 
 // settled is the seq up to which the proxy has acknowledged everything of a kind.
 func (st *stream) settled(kind translate.Kind) uint64 {
-	s, t := &st.subs[kind], &st.k.tables[kind]
+	s, t := &st.subs[kind], &st.view.tables[kind]
 	switch {
 	case !s.active:
 		if st.resuming && (kind == translate.Listener || kind == translate.Routes) {
 			return 0 // it has some and has not said which
 		}
-		return st.k.seq
+		return st.view.seq
 	case s.first, len(s.want) > 0:
 		// A name that is asked for again may be there in any older version: the proxy left
 		// it and took it up, and a response crossed that.
@@ -132,7 +132,7 @@ func (st *stream) settled(kind translate.Kind) uint64 {
 	case !s.clean():
 		return s.settled
 	}
-	seq := st.k.seq
+	seq := st.view.seq
 	if s.add < t.last {
 		seq = min(seq, s.add)
 	}
@@ -147,14 +147,14 @@ func (st *stream) settled(kind translate.Kind) uint64 {
 
 // sentUntil is the seq up to which all listeners and routes have been sent.
 func (st *stream) sentUntil() uint64 {
-	seq := st.k.seq
+	seq := st.view.seq
 	for _, kind := range []translate.Kind{translate.Listener, translate.Routes} {
 		s := &st.subs[kind]
 		switch {
 		case !s.active:
 		case s.first, len(s.want) > 0:
 			return 0
-		case s.add < st.k.tables[kind].last || s.rem < st.k.tables[kind].lastGone && kind == translate.Listener:
+		case s.add < st.view.tables[kind].last || s.rem < st.view.tables[kind].lastGone && kind == translate.Listener:
 			seq = min(seq, s.add)
 		}
 	}
@@ -164,7 +164,7 @@ func (st *stream) sentUntil() uint64 {
 // retained is a resource that the collection no longer has, but whose removal this
 // stream has not been sent: a cluster on its way out still gets its endpoints.
 func (st *stream) retained(kind translate.Kind, name string) (*entry, bool) {
-	g, ok := st.k.tables[kind].gone[name]
+	g, ok := st.view.tables[kind].gone[name]
 	if !ok || g.seq <= st.subs[kind].rem {
 		return nil, false
 	}
@@ -179,7 +179,7 @@ func (st *stream) sweepOrphans(names map[string]struct{}, now time.Time) {
 	if !cds.active || !cds.wide || !st.resuming {
 		return
 	}
-	clusters := st.k.tables[translate.Cluster].live
+	clusters := st.view.tables[translate.Cluster].live
 	var orphans []string
 	for name := range names {
 		if _, ok := clusters[name]; ok {
@@ -190,7 +190,7 @@ func (st *stream) sweepOrphans(names map[string]struct{}, now time.Time) {
 		}
 	}
 	if len(orphans) > 0 {
-		cds.missed(orphans, st.k.seq, now)
+		cds.missed(orphans, st.view.seq, now)
 	}
 }
 
@@ -220,7 +220,9 @@ func (st *stream) wakeAt(d deadline, now time.Time) {
 func (st *stream) wake() {
 	st.k.mu.Lock()
 	defer st.k.mu.Unlock()
-	st.pump(st.server.now())
+	now := st.server.now()
+	st.pump(now)
+	st.k.conclude(now)
 }
 
 func (st *stream) stopTimer() {

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/waggle-lb/waggle/translate"
@@ -17,6 +18,10 @@ type vault struct {
 
 func newVault() vault {
 	return vault{map[string]*entry{}, map[translate.Ref][]string{}, map[string]int{}}
+}
+
+func (v *vault) clone() vault {
+	return vault{maps.Clone(v.published), maps.Clone(v.uses), maps.Clone(v.users)}
 }
 
 // admit turns edits of what is published into edits of what is served. idle are the

@@ -28,6 +28,9 @@ type Options struct {
 	// Grace is how long a removed resource is kept for a proxy that has not acknowledged
 	// the listeners and routes that no longer use it. Default 15 s, at least twice Gate.
 	Grace time.Duration
+	// Canary is how long a change of more than endpoints is tried with one proxy at most
+	// before the others get it. Default 3 s; negative: it goes to all at once.
+	Canary time.Duration
 	// Identifier tells replicas apart in what Envoy shows of its control plane.
 	Identifier string
 }
@@ -38,6 +41,7 @@ type Server struct {
 	guard        *identity.Guard
 	log          *slog.Logger
 	gate, grace  time.Duration
+	canary       time.Duration
 	now          func() time.Time
 	controlPlane *core.ControlPlane
 	metrics      *metrics
@@ -50,7 +54,7 @@ type Server struct {
 // New makes a server that knows no collection yet and refuses everybody.
 func New(o Options) *Server {
 	s := &Server{
-		guard: o.Guard, log: o.Logger, gate: o.Gate, grace: o.Grace, now: time.Now,
+		guard: o.Guard, log: o.Logger, gate: o.Gate, grace: o.Grace, canary: o.Canary, now: time.Now,
 		metrics:     newMetrics(),
 		collections: make(map[string]*collection),
 		retired:     make(map[string]*collection),
@@ -65,6 +69,9 @@ func New(o Options) *Server {
 		s.grace = 15 * time.Second
 	}
 	s.grace = max(s.grace, 2*s.gate)
+	if s.canary == 0 {
+		s.canary = 3 * time.Second
+	}
 	if o.Identifier != "" {
 		s.controlPlane = &core.ControlPlane{Identifier: o.Identifier}
 	}
@@ -101,8 +108,9 @@ func (s *Server) SetCollections(names []string) {
 	}
 }
 
-// Publish applies what changed in a collection; every connected proxy of it is on its
-// way to the new state when Publish returns. It costs the changes plus a little for each
+// Publish applies what changed in a collection. Changed endpoints are on their way to every
+// connected proxy when Publish returns, and everything else to its canary (canary.go), or
+// to every proxy if there is none. It costs the changes plus a little for each
 // stream, whatever the size of the collection. Resources that are the same as before are
 // no change. On an error nothing was applied.
 //
@@ -125,7 +133,8 @@ func (s *Server) Publish(d translate.Delta) error {
 	return nil
 }
 
-// Snapshot is what a collection is served now, by kind and name: the versions. It is nil
+// Snapshot is what a collection is served now, or as soon as a canary has taken it, by kind
+// and name: the versions. It is nil
 // if there is no such collection or nothing has been published to it.
 func (s *Server) Snapshot(name string) map[translate.Kind]map[string]string {
 	k := s.collection(name)
@@ -138,9 +147,11 @@ func (s *Server) Snapshot(name string) map[translate.Kind]map[string]string {
 		return nil
 	}
 	out := make(map[translate.Kind]map[string]string, translate.NumKinds)
-	for kind := range k.tables {
-		versions := make(map[string]string, len(k.tables[kind].live))
-		for name, it := range k.tables[kind].live {
+	views := k.views()
+	v := views[len(views)-1]
+	for kind := range v.tables {
+		versions := make(map[string]string, len(v.tables[kind].live))
+		for name, it := range v.tables[kind].live {
 			versions[name] = it.version
 		}
 		out[translate.Kind(kind)] = versions

@@ -48,6 +48,7 @@ type stream struct {
 
 	closed    bool
 	out       chan cache.DeltaResponse
+	view      *view // the collection's, or a canary's own
 	subs      [translate.NumKinds]sub
 	timer     *time.Timer
 	strangers strangers
@@ -170,6 +171,7 @@ func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, watch cache.Subscrip
 	}
 	s.wide, s.open = wide, true
 	st.pump(now)
+	k.conclude(now)
 	return func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -249,7 +251,7 @@ func (st *stream) acknowledge(kind translate.Kind, req *cache.DeltaRequest, now 
 // responses for each bad one.
 func (st *stream) reject(kind translate.Kind, r *response, message string, now time.Time) {
 	s := &st.subs[kind]
-	t := &st.k.tables[kind]
+	t := &st.view.tables[kind]
 	nack := &NACK{At: now, Message: redact(kind, message), Version: r.version}
 	if r.frame != nil {
 		if s.doubts == nil {
@@ -362,7 +364,7 @@ func (st *stream) send(kind translate.Kind, f *frame, removed []string, now time
 	}
 	slices.Sort(removed)
 	removed = slices.Compact(removed)
-	r := &response{st: st, kind: kind, version: st.k.tables[kind].version(), frame: f, removed: removed, due: s.dueSince}
+	r := &response{st: st, kind: kind, version: st.view.tables[kind].version(), frame: f, removed: removed, due: s.dueSince}
 	if f != nil {
 		s.count += len(f.entries)
 		if len(s.late) > 0 {
