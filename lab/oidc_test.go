@@ -78,6 +78,7 @@ func (b *browser) stays() *browser {
 func TestLogins(t *testing.T) {
 	b := benchFor(t, config.ForCollections(nil))
 	idp := newFakeProvider(t)
+	whole := t.Context()
 	services := map[string]map[string]string{}
 	client := idp.secret + "\n"
 	deploy := func(t *testing.T) {
@@ -274,6 +275,29 @@ func TestLogins(t *testing.T) {
 		require.Equal(t, 503, resp.StatusCode)
 		delete(services, "late")
 		deploy(t)
+	})
+
+	t.Run("a session outlives the control plane", func(t *testing.T) {
+		who := b.browser(t)
+		resp, _ := who.visit(t, "https://web.example.com/")
+		require.Equal(t, 200, resp.StatusCode)
+		b.plane.kill()
+		require.NoError(t, b.plane.again(whole))
+		services["other"]["context_root"] = "/after"
+		again := make(chan struct{})
+		go func() {
+			defer close(again)
+			deploy(t)
+		}()
+		for waiting := true; waiting; {
+			select {
+			case <-again:
+				waiting = false
+			default:
+			}
+			resp, _ := who.stays().visit(t, "https://web.example.com/")
+			require.Equal(t, 200, resp.StatusCode)
+		}
 	})
 
 	t.Run("another secret of the client ends sessions", func(t *testing.T) {

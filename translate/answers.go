@@ -84,7 +84,7 @@ func localReplies() *hcmv3.LocalReplyConfig {
 	}
 	wrong := mapper(says("response.code_details == 'rbac_access_denied_matched_policy["+misdirected.reason+"]'"), misdirected)
 	wrong.StatusCode = wrapperspb.UInt32(misdirected.status) // the filter knows 403 alone
-	unlooked := mapper(says("response.code_details == 'rbac_access_denied_matched_policy["+noSession+"]'"), closed)
+	unlooked := mapper(says("response.code_details == 'rbac_access_denied_matched_policy["+noSession+"]' || response.code_details == 'OAuth2 secrets are not ready'"), closed)
 	unlooked.StatusCode = wrapperspb.UInt32(closed.status)
 	return &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{
 		mapper(flags("NR"), noRoute),

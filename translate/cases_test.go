@@ -82,7 +82,7 @@ func buildCase(t *testing.T, c cases.Case) *translate.Builder {
 	}
 	material, errs := secrets.OfFiles(cfg, p)
 	require.Empty(t, errs)
-	return translate.Build(translate.Input{Picture: p, Config: cfg, Material: material.WithLocal(ca)})
+	return translate.Build(translate.Input{Picture: p, Config: cfg, Material: material.WithLocal(ca).With(cases.Answers())})
 }
 
 // project shows what matters of a collection's resources: what differs from those

@@ -31,10 +31,11 @@ import (
 // oidc is oidc_issuer, oidc_client_id, oidc_client_secret and oidc_scopes: users log
 // in at an OpenID provider, and their session is in cookies.
 //
-// Envoy's filter lets everyone pass who comes before its secrets have (envoy-xds.md
-// §6). So it does not stand alone: first nobody has an authorization, the filter gives
-// one to those who are logged in, and nobody passes without. What comes between a
-// route and its secrets is then a 503, however long.
+// Envoy's filter comes with the route, in a chain of its own. What it does before its
+// secrets have come is its own matter: 503 in Envoy 1.40, where it is in such a chain;
+// on its own it let everyone pass (envoy-xds.md §6). So it does not stand alone: first
+// nobody has an authorization, the filter gives one to those who are logged in, and
+// nobody passes without.
 //
 // Where the provider's endpoints are is asked by the control plane (secrets.Providers).
 var oidc = &httpFilter{

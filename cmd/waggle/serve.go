@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
-
 	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -152,11 +152,11 @@ func (p controlPlane) run(ctx context.Context) error {
 	disk.Look() // no guard is to be missing in what is published first
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(inventory)
 	if c, ok := p.source.(prometheus.Collector); ok {
 		metrics.MustRegister(c)
 	}
 	if brings != nil {
-	metrics.MustRegister(inventory)
 		metrics.MustRegister(brings)
 	}
 	handler := admin.Handler(admin.Options{

@@ -35,7 +35,7 @@ func TestCasesAreExplained(t *testing.T) {
 			cfg := configOf(t, c, dir)
 			material, errs := secrets.OfFiles(cfg, p)
 			require.Empty(t, errs)
-			b := translate.Build(translate.Input{Picture: p, Config: cfg, Material: material.WithLocal(ca)})
+			b := translate.Build(translate.Input{Picture: p, Config: cfg, Material: material.WithLocal(ca).With(cases.Answers())})
 			res := b.Resources("default")
 			for _, r := range c.Requests {
 				header := http.Header{}
