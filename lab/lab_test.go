@@ -108,7 +108,7 @@ type ready struct {
 
 // running starts a lab that stays up, waits for its ready line, and gives its ports.
 // It must end well with the test.
-func running(t *testing.T, o Options) ready {
+func running(t testing.TB, o Options) ready {
 	t.Helper()
 	o.Format = "json"
 	ctx, cancel := context.WithCancel(t.Context())

@@ -109,7 +109,12 @@ func requireChains(t testing.TB, res Resources, name string, r *Resource) {
 			require.Empty(t, servers[at], "listener %s: server name %s twice", name, server)
 			servers[at] = chain.Name
 		}
-		last := chain.Filters[len(chain.Filters)-1].GetTypedConfig()
+		end := chain.Filters[len(chain.Filters)-1]
+		last := end.GetTypedConfig()
+		if end.GetConfigDiscovery() != nil {
+			require.True(t, needs[Ref{Extension, end.Name}], "listener %s", name)
+			last = res[Extension][end.Name].Message.(*corev3.TypedExtensionConfig).TypedConfig
+		}
 		if hcm := new(hcmv3.HttpConnectionManager); last.MessageIs(hcm) {
 			require.NoError(t, last.UnmarshalTo(hcm))
 			require.NoError(t, hcm.ValidateAll())

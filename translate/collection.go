@@ -179,6 +179,7 @@ func (c *collection) finish() []Change {
 		set(&Resource{Kind: Listener, Name: m.Name, Message: m, Body: mustEncode(m), Refs: append(refs, Ref{Routes, httpTable})})
 	}
 	if rechained {
+		c.buildManagers(set, drop)
 		c.buildSecureListeners(set, drop)
 	}
 	if c.sweep {
@@ -240,12 +241,19 @@ func (c *collection) buildHost(h *host) (plainChanged, secureChanged bool) {
 func (c *collection) settle(h *host) {
 	tell := func(ps []Problem) { h.problems = append(h.problems, ps...) }
 	// Over TLS it is the same, but where something leads elsewhere on plain HTTP alone.
-	over := resolve(c.cfg, h.name, h.claims, true)
+	var over ruling
 	live := map[*claim]bool{}
-	for _, cl := range h.claims {
-		live[cl] = !cl.lost
+	leads := slices.ContainsFunc(h.claims, func(cl *claim) bool { return cl.redirect != nil || cl.hidden })
+	if leads {
+		over = resolve(c.cfg, h.name, h.claims, true)
+		for _, cl := range h.claims {
+			live[cl] = !cl.lost
+		}
 	}
 	on := resolve(c.cfg, h.name, h.claims, false)
+	if !leads {
+		over = on
+	}
 	tell(on.problems)
 
 	h.tls = over.tls
@@ -286,20 +294,21 @@ func (c *collection) settle(h *host) {
 		for cl, is := range live {
 			cl.lost = cl.lost && !is
 		}
-		tell(over.problems)
-		h.secure = h.plain
+		if leads {
+			tell(over.problems)
+		}
+		vh := h.plain.message
 		if hsts := hstsOf(over.mine); hsts != "" || differs(h.claims, h.tls.profile) {
-			vh, routes, names, problems := virtualHost(side{cfg: c.cfg, tls: true}, h.name, over.matches, c.room[:0])
+			secure, _, names, problems := virtualHost(side{cfg: c.cfg, tls: true}, h.name, over.matches, nil)
 			tell(problems)
-			if hsts != "" {
+			if vh = secure; hsts != "" {
 				vh.ResponseHeadersToAdd = []*corev3.HeaderValueOption{setHeader("strict-transport-security", formatLiteral(hsts))}
-			}
-			h.secure = encoded{}
-			if len(over.matches) > 0 {
-				h.secure = encodeRouted(vh, routes)
 			}
 			h.clusters = append(h.clusters, names...)
 			h.secrets = append(h.secrets, secretsOf(over.matches)...)
+		}
+		if len(over.matches) > 0 {
+			h.secure = encodeHost(onConnectionsOf(vh, c.covering(h)))
 		}
 	}
 	slices.Sort(h.clusters)

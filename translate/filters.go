@@ -46,6 +46,7 @@ type httpFilter struct {
 // costs most and what changes the request last. The router is not in it.
 var httpFilters = []*httpFilter{
 	logOn, logOff, // what is refused is logged too
+	covered,
 	traceParent, // whoever is asked below shall know
 	addresses,   // the cheapest, and what it refuses costs nobody else anything
 	cors,        // preflight requests carry no credentials, and refusals below must be readable by scripts

@@ -3,19 +3,13 @@ package translate
 import (
 	"cmp"
 	"errors"
-	"regexp"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	rbaccfgv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	quicv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/quic/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -61,10 +55,8 @@ func (c *collection) buildSecureListeners(set func(*Resource), drop func(Kind, s
 	}
 	quic.Address.GetSocketAddress().Protocol = corev3.SocketAddress_UDP
 
-	refs := collectorRefs(c.cfg)
-	for _, f := range sharedFilters() {
-		refs = append(refs, Ref{Extension, f.name})
-	}
+	var refs, quicRefs []Ref
+	trusted := trustedProxies(c.cfg)
 	for _, ch := range c.chains {
 		if ch.cert == nil {
 			tcp.FilterChains = append(tcp.FilterChains, passthroughChains(c.cfg, ch)...)
@@ -73,41 +65,46 @@ func (c *collection) buildSecureListeners(set func(*Resource), drop func(Kind, s
 			}
 			continue
 		}
-		refs = append(refs, Ref{Routes, ch.profile.table()}, Ref{Secret, ch.cert.secret})
+		secrets := []Ref{{Secret, ch.cert.secret}}
 		if ch.authority != nil {
-			refs = append(refs, Ref{Secret, ch.authority.Name})
+			secrets = append(secrets, Ref{Secret, ch.authority.Name})
 		}
-		tcp.FilterChains = append(tcp.FilterChains, clientChains(c.cfg, &listenerv3.FilterChain{
-			Name:                          ch.name(),
-			FilterChainMatch:              &listenerv3.FilterChainMatch{ServerNames: ch.names},
-			TransportSocketConnectTimeout: durationpb.New(handshakeTimeout),
-			TransportSocket: &corev3.TransportSocket{
-				Name:       "envoy.transport_sockets.tls",
-				ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(downstream(ch, "h2", "http/1.1"))},
-			},
-		}, secureManager(c.cfg, ch, httpsListener))...)
-		if servesHTTP3(c.cfg) {
-			m := secureManager(c.cfg, ch, http3Listener)
-			m.CodecType, m.Http3ProtocolOptions = hcmv3.HttpConnectionManager_HTTP3, &corev3.Http3ProtocolOptions{}
-			quic.FilterChains = append(quic.FilterChains, withManager(&listenerv3.FilterChain{
+		for _, m := range ch.managers(c.cfg) {
+			fc := &listenerv3.FilterChain{
 				Name:             ch.name(),
 				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: ch.names},
-				TransportSocket: &corev3.TransportSocket{
+				Filters:          m.filters(c.cfg, ch.cert.secret),
+			}
+			needs := append([]Ref{{Extension, m.name()}, {Routes, m.profile.table()}}, secrets...)
+			if m.http3 {
+				fc.TransportSocket = &corev3.TransportSocket{
 					Name:       "envoy.transport_sockets.quic",
 					ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(&quicv3.QuicDownstreamTransport{DownstreamTlsContext: downstream(ch)})},
-				},
-			}, m))
+				}
+				quic.FilterChains, quicRefs = append(quic.FilterChains, fc), append(append(quicRefs, m.refs(c.cfg)...), secrets...)
+				continue
+			}
+			fc.TransportSocketConnectTimeout = durationpb.New(handshakeTimeout)
+			fc.TransportSocket = &corev3.TransportSocket{
+				Name:       "envoy.transport_sockets.tls",
+				ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: mustAny(downstream(ch, "h2", "http/1.1"))},
+			}
+			if m.trusting {
+				fc.Name += "/trusted"
+				fc.FilterChainMatch.SourcePrefixRanges = trusted
+			}
+			if c.cfg.ProxyProtocol {
+				fc.FilterChainMatch.DirectSourcePrefixRanges = trusted
+			}
+			tcp.FilterChains, refs = append(tcp.FilterChains, fc), append(refs, needs...)
 		}
 	}
-	refs = sortedRefs(refs)
-	set(&Resource{Kind: Listener, Name: tcp.Name, Message: tcp, Body: mustEncode(tcp), Refs: refs})
+	set(&Resource{Kind: Listener, Name: tcp.Name, Message: tcp, Body: mustEncode(tcp), Refs: sortedRefs(refs)})
 	if len(quic.FilterChains) == 0 {
 		drop(Listener, http3Listener)
 		return
 	}
-	refs = slices.DeleteFunc(slices.Clone(refs), func(r Ref) bool { return r.Kind == Cluster })
-	refs = sortedRefs(append(refs, collectorRefs(c.cfg)...))
-	set(&Resource{Kind: Listener, Name: quic.Name, Message: quic, Body: mustEncode(quic), Refs: refs})
+	set(&Resource{Kind: Listener, Name: quic.Name, Message: quic, Body: mustEncode(quic), Refs: sortedRefs(quicRefs)})
 }
 
 // downstream is TLS with clients, as a chain asks for it.
@@ -126,56 +123,6 @@ func downstream(ch *filterChain, protocols ...string) *tlsv3.DownstreamTlsContex
 		t.CommonTlsContext.ValidationContextType = &tlsv3.CommonTlsContext_ValidationContextSdsSecretConfig{ValidationContextSdsSecretConfig: bySDS(ch.ca)}
 	}
 	return t
-}
-
-// secureManager serves the table of a chain's profile. A certificate is for its own
-// hosts: another host on its connection is sent away, so that a client that was let in
-// for one never reaches the next by its Host header.
-func secureManager(c *config.Collection, ch *filterChain, stats string) *hcmv3.HttpConnectionManager {
-	m := connectionManager(c, stats, ch.profile.table())
-	m.HttpFilters = slices.Insert(m.HttpFilters, 0, &hcmv3.HttpFilter{
-		Name:       "covered",
-		ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: mustAny(coveredOnly(ch.cert.pair.Names))},
-	})
-	if ch.ca != "" { // what clients say themselves is removed either way
-		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
-		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
-			Subject: wrapperspb.Bool(true), Dns: true, Uri: true,
-		}
-	}
-	return m
-}
-
-// coveredOnly sends requests away for hosts that a certificate is not for.
-func coveredOnly(names []string) *rbacv3.RBAC {
-	set := &rbaccfgv3.Permission_Set{}
-	for _, name := range names {
-		set.Rules = append(set.Rules, &rbaccfgv3.Permission{Rule: &rbaccfgv3.Permission_Header{Header: &routev3.HeaderMatcher{
-			Name: ":authority",
-			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
-				MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: authorityOf(name)}},
-			}},
-		}}})
-	}
-	return &rbacv3.RBAC{Rules: &rbaccfgv3.RBAC{
-		Action: rbaccfgv3.RBAC_DENY,
-		Policies: map[string]*rbaccfgv3.Policy{misdirected.reason: {
-			Permissions: []*rbaccfgv3.Permission{{Rule: &rbaccfgv3.Permission_NotRule{NotRule: &rbaccfgv3.Permission{
-				Rule: &rbaccfgv3.Permission_OrRules{OrRules: set},
-			}}}},
-			Principals: []*rbaccfgv3.Principal{anyAddress()},
-		}},
-	}}
-}
-
-// authorityOf matches the Host header of a certificate's name: any case, the root's
-// dot, any port; one label in place of a wildcard.
-func authorityOf(name string) string {
-	label := ""
-	if len(name) > 2 && name[:2] == "*." {
-		label, name = `[^.:]+\.`, name[2:]
-	}
-	return `(?i)` + label + regexp.QuoteMeta(name) + `\.?(:[0-9]+)?`
 }
 
 // secretsOfChains are those that listeners name.

@@ -111,6 +111,7 @@ func resolve(c *config.Collection, host string, claims []*claim, overTLS bool) (
 			cl.lost = true // a redirect is for plain HTTP where the host has more than that
 		case passes && !tunnelled:
 			lose(cl, first, fmt.Sprintf("%s is served as HTTP: connections to it cannot be passed through", host))
+			takes(cl)
 		case passes && !cl.route.broken && !cl.route.closed:
 			if n := len(out.tunnel); n > 0 && cl.route.guards != out.tunnel[0].route.guards {
 				lose(cl, out.tunnel[0], "the oldest service of the host has other guards")

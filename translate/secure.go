@@ -181,8 +181,7 @@ func (c *collection) list(m *secrets.Material) {
 }
 
 // listedFor is the certificate of the collection's directories for a host: by its very
-// name before a wildcard. A wildcard host is served with one for any host below it:
-// others find no listener, or one that does not answer for them.
+// name before a wildcard. A wildcard host is served with those for any host below it.
 func (c *collection) listedFor(host string) *certificate {
 	if cert := c.listedBy[host]; cert != nil {
 		return cert
@@ -191,11 +190,30 @@ func (c *collection) listedFor(host string) *certificate {
 		return c.listedBy["*."+rest]
 	}
 	for _, cert := range c.listed {
-		if cert.below(host) {
+		if host == "*" || cert.below(host) {
 			return cert
 		}
 	}
 	return nil
+}
+
+// covering are the certificates whose connections reach a host: its own; under a
+// wildcard, those of directories for any host below it, too.
+func (c *collection) covering(h *host) []*certificate {
+	certs := []*certificate{h.tls.cert}
+	if h.name[0] == '*' && h.tls.cert.listed {
+		for _, cert := range c.listed {
+			if cert.secret != h.tls.cert.secret && slices.ContainsFunc(cert.pair.Names, func(n string) bool { return within(n, h.name) }) {
+				certs = append(certs, cert)
+			}
+		}
+	}
+	return certs
+}
+
+// within reports whether a name of a certificate is one of a wildcard host.
+func within(name, host string) bool {
+	return strings.HasSuffix(strings.TrimPrefix(name, "*"), strings.TrimPrefix(host, "*"))
 }
 
 // hstsOf is what browsers are told for a host over TLS, "" where nothing.

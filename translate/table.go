@@ -32,6 +32,14 @@ func (c *collection) table() *Resource {
 	return putTogether(table(httpTable), hosts, c.tableRefs(published))
 }
 
+// onConnectionsOf is a host that is reached on connections with these certificates.
+func onConnectionsOf(vh *routev3.VirtualHost, certs []*certificate) *routev3.VirtualHost {
+	return &routev3.VirtualHost{
+		Name: vh.Name, Domains: vh.Domains, Routes: vh.Routes, RetryPolicy: vh.RetryPolicy, ResponseHeadersToAdd: vh.ResponseHeadersToAdd,
+		TypedPerFilterConfig: map[string]*anyMessage{CoveredFilter: coveredBy(vh.Name, certs)},
+	}
+}
+
 // buildSecureTables brings the tables of HTTPS to what there is. Each has the hosts of
 // its profile; all others that one of its wildcards would take are sent to connections
 // of their own.
@@ -50,14 +58,11 @@ func (c *collection) buildSecureTables(set func(*Resource), drop func(Kind, stri
 		for _, h := range published {
 			here := h.tls.served() && h.tls.profile == ch.profile && h.secure.bytes != nil
 			switch {
-			case h.name == "*" && !ch.profile.strict() && h.tls.tunnel == nil && !h.tls.strict():
-				last = h.plain
-				if h.secure.bytes != nil {
-					last = h.secure
-				}
-			case h.name == "*":
+			case here && h.name == "*":
+				last = h.secure
 			case here:
 				hosts.add(h.secure)
+			case h.name == "*":
 			default:
 				away = append(away, domains(h.name)...)
 			}

@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strings"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbaccfgv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -53,7 +55,7 @@ func wayFor(res translate.Resources, q *request) (found *way, listens bool, err 
 			continue
 		}
 		found = &way{port: l.GetAddress().GetSocketAddress().GetPortValue(), chain: chain.GetName()}
-		if err := found.read(chain); err != nil {
+		if err := found.read(chain, res[translate.Extension]); err != nil {
 			return nil, true, fmt.Errorf("listener %q, filter chain %q: %w", name, chain.GetName(), err)
 		}
 		if found.manager != nil || found.tunnel != nil {
@@ -99,11 +101,20 @@ func chainFor(chains []*listenerv3.FilterChain, server string) *listenerv3.Filte
 	return best
 }
 
-// read takes from a filter chain what becomes of a connection.
-func (w *way) read(c *listenerv3.FilterChain) error {
+// read takes from a filter chain what becomes of a connection. Its connection manager
+// may be discovered.
+func (w *way) read(c *listenerv3.FilterChain, discovered map[string]*translate.Resource) error {
 	for _, f := range c.GetFilters() {
+		config := f.GetTypedConfig()
+		if f.GetConfigDiscovery() != nil {
+			r := discovered[f.GetName()]
+			if r == nil {
+				return fmt.Errorf("its filter %q is not there", f.GetName())
+			}
+			config = r.Message.(*corev3.TypedExtensionConfig).GetTypedConfig()
+		}
 		m, t := &hcmv3.HttpConnectionManager{}, &tcpproxyv3.TcpProxy{}
-		switch any := f.GetTypedConfig(); {
+		switch any := config; {
 		case any.MessageIs(m):
 			if err := any.UnmarshalTo(m); err != nil {
 				return fmt.Errorf("read its connection manager: %w", err)
@@ -150,22 +161,6 @@ func (a *Answer) connect(res translate.Resources, q *request, w *way) (bool, err
 			why += fmt.Sprintf(", and only to clients with a certificate of %s", strings.TrimPrefix(w.authorities, "ca/"))
 		}
 		a.because(why)
-	}
-	for _, f := range w.manager.GetHttpFilters() {
-		rules := &rbacv3.RBAC{}
-		if f.GetDisabled() || !f.GetTypedConfig().MessageIs(rules) {
-			continue
-		}
-		if err := f.GetTypedConfig().UnmarshalTo(rules); err != nil {
-			return false, fmt.Errorf("read filter %q: %w", f.GetName(), err)
-		}
-		for reason, p := range rules.GetRules().GetPolicies() {
-			if covered(p.GetPermissions()[0].GetNotRule().GetOrRules().GetRules(), q.host) {
-				continue
-			}
-			a.reject(421, reason, fmt.Sprintf("the certificate of the connection is not for %s", q.host))
-			return false, nil
-		}
 	}
 	return true, nil
 }
@@ -220,12 +215,39 @@ func serverName(authority string) string {
 	return strings.ToLower(strings.TrimSuffix(authority, "."))
 }
 
-// covered reports whether one of the names of a certificate is for a host.
-func covered(names []*rbaccfgv3.Permission, host string) bool {
-	return slices.ContainsFunc(names, func(p *rbaccfgv3.Permission) bool {
-		re, err := regexp.Compile("^(?:" + p.GetHeader().GetStringMatch().GetSafeRegex().GetRegex() + ")$")
-		return err == nil && re.MatchString(host)
-	})
+// covered reports whether a host is reached on the connection: its certificate must be
+// for the host. If not, it gives the reason that the answer carries.
+func (w *way) covered(host *routev3.VirtualHost, authority string) (reason string, is bool, err error) {
+	packed := host.GetTypedPerFilterConfig()[translate.CoveredFilter]
+	if packed == nil {
+		return "", true, nil
+	}
+	per := &rbacv3.RBACPerRoute{}
+	if err := packed.UnmarshalTo(per); err != nil {
+		return "", false, fmt.Errorf("read what virtual host %q says of connections: %w", host.GetName(), err)
+	}
+	for reason, p := range per.GetRbac().GetRules().GetPolicies() {
+		for _, who := range p.GetPrincipals() { // whom it denies
+			if !slices.ContainsFunc(who.GetNotId().GetOrIds().GetIds(), func(id *rbaccfgv3.Principal) bool { return w.holds(id, authority) }) {
+				return reason, false, nil
+			}
+		}
+	}
+	return "", true, nil
+}
+
+// holds evaluates what is said of a connection and of the host that is asked for on it.
+func (w *way) holds(id *rbaccfgv3.Principal, authority string) bool {
+	switch {
+	case id.GetAndIds() != nil:
+		return !slices.ContainsFunc(id.GetAndIds().GetIds(), func(p *rbaccfgv3.Principal) bool { return !w.holds(p, authority) })
+	case id.GetOrIds() != nil:
+		return slices.ContainsFunc(id.GetOrIds().GetIds(), func(p *rbaccfgv3.Principal) bool { return w.holds(p, authority) })
+	case id.GetFilterState() != nil:
+		return id.GetFilterState().GetStringMatch().GetExact() == w.certificate
+	}
+	re, err := regexp.Compile("^(?:" + id.GetHeader().GetStringMatch().GetSafeRegex().GetRegex() + ")$")
+	return err == nil && re.MatchString(authority)
 }
 
 // certificateTroubles is what is wrong with certificates of a collection.

@@ -147,6 +147,12 @@ func Explain(res translate.Resources, req Request, problems []translate.Problem)
 	}
 	a.Virtual = host.GetName()
 	a.because(chosen)
+	if reason, is, err := w.covered(host, q.host); err != nil {
+		return nil, err
+	} else if !is {
+		a.reject(http.StatusMisdirectedRequest, reason, fmt.Sprintf("the certificate of the connection is not for %s", q.host))
+		return a, nil
+	}
 	if host.GetMatcher() != nil {
 		return nil, fmt.Errorf("virtual host %q is matched by a tree, which explain does not read", host.GetName())
 	}
