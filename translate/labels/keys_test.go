@@ -48,8 +48,7 @@ const (
 	serviceWideKeys = "service_cluster network backend_mode"
 	namedKeys       = "match_header match_query set_request_header add_request_header set_response_header add_response_header"
 	// unbuiltKeys are known and checked; what they ask for is not served.
-	unbuiltKeys = "ssl_cert ssl_key ssl_passthrough tls tls_min_version client_ca hsts " +
-		"tcp_port tcp_hosts udp_port"
+	unbuiltKeys = "tcp_port tcp_hosts udp_port"
 )
 
 func TestTableIsTheLanguage(t *testing.T) {
