@@ -219,7 +219,7 @@ func (k *collection) timeUp(tr *trial) {
 }
 
 // rejudge takes back what canaries reject, and says whether there is anything like that.
-func (k *collection) rejudge() (any bool) {
+func (k *collection) rejudge() (found bool) {
 	for st := range k.trial.canaries {
 		for i := range st.subs {
 			kind, s := translate.Kind(i), &st.subs[i]
@@ -229,13 +229,13 @@ func (k *collection) rejudge() (any bool) {
 					continue
 				}
 				if n, guilty := k.convicted(kind, it.entry); guilty {
-					any = true
+					found = true
 					go k.takeBack(translate.Ref{Kind: kind, Name: name}, it.entry, verdict{n, s.nack.Message})
 				}
 			}
 		}
 	}
-	return any
+	return found
 }
 
 // release gives everybody what was tried. A canary is sent nothing again: until it has
