@@ -25,6 +25,7 @@ const (
 	SafeSuffix = "#safe"
 
 	defaultRetries = 2
+	localRetries   = 4 // see retriesOf
 	// Safe methods are also sent again after a reset. The router adds what these
 	// headers say to the retry policy and removes them; from clients they are not
 	// believed. So a host needs one policy, not one for each route and twin: half
@@ -61,13 +62,14 @@ func forwardAction(oldest *route, shares []weighted, stripRoot bool, match *rout
 	}
 	always := retriedAlways(l)
 	standIn := slices.ContainsFunc(shares, func(w weighted) bool { return w.claim.route.backend.settings.fallback != "" })
-	if l.Retries != defaultRetries || l.PerTryTimeout > 0 || standIn || always != standardRetryOn {
-		action.RetryPolicy = retryPolicy(l.Retries, always)
+	retries := retriesOf(l)
+	if retries != defaultRetries || l.PerTryTimeout > 0 || standIn || always != standardRetryOn {
+		action.RetryPolicy = retryPolicy(retries, always)
 		if l.PerTryTimeout > 0 {
 			action.RetryPolicy.PerTryTimeout = durationpb.New(l.PerTryTimeout)
 		}
-		if standIn && l.Retries > 0 {
-			action.RetryPolicy.RetryPriority = lastTryElsewhere(l.Retries)
+		if standIn && retries > 0 {
+			action.RetryPolicy.RetryPriority = lastTryElsewhere(retries)
 		}
 	}
 	if stripRoot {
@@ -366,6 +368,17 @@ func forwardTo(shares []weighted) *routev3.RouteAction {
 		w.Clusters = append(w.Clusters, c)
 	}
 	return &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_WeightedClusters{WeightedClusters: w}}
+}
+
+// retriesOf is how often a request is sent again. Where the proxy's own node comes
+// first, retries stay there until the only task of it is set aside, which Envoy's main
+// thread decides: where connections are refused at once, two of them came too early for
+// 19 of 480 tasks that died, four for none.
+func retriesOf(l *labels.Route) uint32 {
+	if l.PreferLocal && knowsNodes(policyOf(l)) && l.Labels["retries"] == "" {
+		return localRetries
+	}
+	return l.Retries
 }
 
 // retryPolicy sends a request again where HTTP says that this is safe, and to a

@@ -55,7 +55,7 @@ var resilienceKeys = section{title: "Resilience", keys: []key{
 	{name: "idle_timeout", class: Comfort, standard: "10m",
 		value:   use(duration, func(t *target, v time.Duration) { t.route.IdleTimeout = v }),
 		meaning: "How long there may be no byte in either direction; 0 is without end."},
-	{name: "retries", class: Comfort, standard: "2",
+	{name: "retries", class: Comfort, standard: "2", standardText: "`2`; 4 with `prefer_local`",
 		value:   use(count, func(t *target, v uint32) { t.route.Retries = v }),
 		meaning: "How often a request is sent again."},
 	{name: "retry_on", class: Comfort, standard: "connect-failure,refused-stream,reset-before-request",
