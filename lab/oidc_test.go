@@ -277,6 +277,46 @@ func TestLogins(t *testing.T) {
 		deploy(t)
 	})
 
+	t.Run("what a provider says of itself harms nobody else", func(t *testing.T) {
+		for _, c := range []struct {
+			token  string
+			issuer string
+			status int
+			reason string // of the problem
+		}{
+			{token: "https://nobody.invalid/token", status: 302},
+			{token: "http://127.0.0.1:1/token", status: 302},
+			{token: "http://[::1]:1/token?x=%00", status: 302},
+			{token: "https://169.254.169.254/token", status: 503, reason: "token_endpoint is refused: it is link-local"},
+			{token: "http://id.example.com/token", status: 503, reason: "token_endpoint is refused: it is not https"},
+			{token: "/token", status: 503, reason: "which is not a URL"},
+			{issuer: "https://id.example.com", status: 503, reason: "must be the same in every letter"},
+		} {
+			odd := newFakeProvider(t)
+			odd.document = func(d map[string]any) {
+				if c.token != "" {
+					d["token_endpoint"] = c.token
+				}
+				if c.issuer != "" {
+					d["issuer"] = c.issuer
+				}
+			}
+			services["odd"] = login("odd.example.com", "oidc_issuer", odd.issuer, "tls", "", "ssl_only", "")
+			deploy(t)
+			require.Eventually(t, func() bool {
+				resp, _ := b.browser(t).stays().visit(t, "http://odd.example.com/")
+				return resp.StatusCode == c.status
+			}, deadline, 10*time.Millisecond, "%+v", c)
+			told := b.built().Problems()
+			require.Equal(t, c.reason == "", len(told) == 0, "%+v", told)
+			if c.reason != "" {
+				require.Contains(t, told[0].Reason, c.reason)
+			}
+		}
+		delete(services, "odd")
+		deploy(t)
+	})
+
 	t.Run("a session outlives the control plane", func(t *testing.T) {
 		who := b.browser(t)
 		resp, _ := who.visit(t, "https://web.example.com/")

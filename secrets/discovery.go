@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,7 +13,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -135,13 +138,21 @@ func readProvider(issuer string, document []byte) (Provider, error) {
 	return p, nil
 }
 
+// endpointForm is what Go's and Envoy's parsers both take for a URL and mean the same by:
+// one that Envoy refuses would cost a whole route table.
+var endpointForm = regexp.MustCompile(`^https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?][A-Za-z0-9._~:/?@!$&'()*+,;=%-]*)?$`)
+
 // endpoint reports whether text is an absolute http or https URL that can be handed on as it is.
 func endpoint(text string) bool {
-	if len(text) > maxEndpoint || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+	if len(text) > maxEndpoint || !endpointForm.MatchString(text) {
 		return false
 	}
 	u, err := url.Parse(text)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil && u.Opaque == "" && !strings.Contains(text, "#")
+	if err != nil {
+		return false
+	}
+	port, err := strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16)
+	return err == nil && port > 0
 }
 
 // quoted shows text of a stranger on one line, and not too much of it.

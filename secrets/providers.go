@@ -3,6 +3,7 @@ package secrets
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -21,7 +22,7 @@ type Answer struct {
 }
 
 // Providers asks OpenID providers where their users log in, and again now and then.
-// What a provider said holds until it says something else.
+// What a provider said holds until it says something else. Run may be called once.
 type Providers struct {
 	ask    func(ctx context.Context, issuer string) (Provider, error)
 	random func() float64 // 0 to 1
@@ -29,8 +30,13 @@ type Providers struct {
 	wake chan struct{} // something is due that was not
 
 	mu       sync.Mutex
-	issuers  map[string]*asked // that are wanted
+	issuers  map[string]*asked   // that are wanted
+	before   map[string]Provider // what was kept of them, see Keep
+	dir      string
+	log      *slog.Logger
 	loopback bool
+
+	keeping sync.Mutex // one writes at a time; taken before mu
 }
 
 // asked is one issuer.
@@ -65,6 +71,39 @@ func NewProviders(refuse func(to netip.AddrPort, loopback bool) string) *Provide
 	return p
 }
 
+// Keep has what providers say kept in a directory, and takes what was kept there: it
+// holds until they say something else. It must be called before Want; log takes what
+// goes wrong with it.
+func (p *Providers) Keep(dir string, log *slog.Logger) {
+	before, err := remembered(dir)
+	if err != nil {
+		log.Warn("what OpenID providers said before is not known", "error", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.before, p.dir, p.log = before, dir, log
+}
+
+// keep writes down what is known.
+func (p *Providers) keep() {
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
+	p.mu.Lock()
+	dir, log, known := p.dir, p.log, map[string]Provider{}
+	for issuer, a := range p.issuers {
+		if a.Known {
+			known[issuer] = a.Provider
+		}
+	}
+	p.mu.Unlock()
+	if dir == "" {
+		return
+	}
+	if err := remember(dir, known); err != nil {
+		log.Warn("a control plane that starts while a provider is away will not know it", "error", err)
+	}
+}
+
 // Want says which issuers are wanted, and forgets all others. It does not wait. It
 // reports whether that are others than before.
 func (p *Providers) Want(issuers []string) bool {
@@ -75,7 +114,9 @@ func (p *Providers) Want(issuers []string) bool {
 	gone := len(p.issuers) < before
 	for _, issuer := range issuers {
 		if p.issuers[issuer] == nil {
-			p.issuers[issuer], fresh = &asked{since: time.Now()}, true
+			a := &asked{since: time.Now()}
+			a.Provider, a.Known = p.before[issuer]
+			p.issuers[issuer], fresh = a, true
 		}
 	}
 	if fresh {
@@ -133,6 +174,7 @@ func (p *Providers) Run(ctx context.Context, changed func()) {
 			wg.Go(func() {
 				if p.askOne(ctx, issuer) {
 					changed()
+					p.keep()
 				}
 				p.signal() // there is room for another
 			})

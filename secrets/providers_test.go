@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -208,4 +213,58 @@ func TestWatchTellsAnswers(t *testing.T) {
 	require.False(t, asked)
 	_, asked = nobody.With(map[string]Answer{}).Provider("a")
 	require.True(t, asked)
+}
+
+// A control plane that starts while a provider is away knows it from before.
+func TestWhatProvidersSaidIsKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	said := Provider{Authorization: "https://id.test/login", Token: "https://id.test/token"}
+	i := &idps{says: map[string]Provider{"a": said, "b": said}, fails: map[string]string{}}
+	var log strings.Builder
+	start := func(issuers ...string) (p *Providers, stop func()) {
+		p = NewProviders(nil)
+		p.ask = i.ask
+		p.Keep(dir, slog.New(slog.NewTextHandler(&log, nil)))
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { p.Run(ctx, func() {}) })
+		p.Want(issuers)
+		return p, func() { cancel(); wg.Wait() }
+	}
+	kept := func(issuers ...string) func() bool {
+		return func() bool {
+			all, err := remembered(dir)
+			return err == nil && slices.Equal(slices.Sorted(maps.Keys(all)), issuers)
+		}
+	}
+	_, stop := start("a", "b")
+	require.Eventually(t, kept("a", "b"), 10*time.Second, time.Millisecond)
+	stop()
+	files, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, files, 1, "and nothing half-written")
+
+	i.fail("a", "is away")
+	p, stop := start("a", "new")
+	require.Equal(t, said, p.Answers()["a"].Provider)
+	require.True(t, p.Answers()["a"].Known, "at once")
+	require.False(t, p.Answers()["new"].Known)
+	require.Eventually(t, func() bool { return p.Answers()["a"].Failed == "is away" }, 10*time.Second, time.Millisecond)
+	require.True(t, p.Answers()["a"].Known)
+	stop()
+	require.Empty(t, log.String())
+
+	for text, known := range map[string]bool{
+		`{"a": {"Authorization": "https://id.test/login", "Token": "https://id.test/other"}}`: true,
+		`{"a": {"Authorization": "javascript:x", "Token": "https://id.test/token"}}`:          false,
+		`{"a": {"Authorization": "https://id.test/login"}}`:                                   false,
+		`{`: false, ``: false, `[]`: false, `{"b": {}}`: false,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, ProvidersFile), []byte(text), 0o600))
+		p := NewProviders(nil)
+		p.Keep(dir, slog.New(slog.NewTextHandler(&log, nil)))
+		p.Want([]string{"a"})
+		require.Equal(t, known, p.Answers()["a"].Known, text)
+	}
+	require.Contains(t, log.String(), "remove it, and they are asked anew")
 }

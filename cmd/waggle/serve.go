@@ -141,6 +141,7 @@ func (p controlPlane) run(ctx context.Context) error {
 		state = ""
 	}
 	providers := secrets.NewProviders(func(to netip.AddrPort, loopback bool) string { return translate.RefusedAddress(p.cfg, to, loopback) })
+	providers.Keep(state, p.log)
 	disk := secrets.NewWatch(p.cfg, secrets.Options{State: state, Providers: providers, Log: p.log}, func(m *secrets.Material) {
 		if p.local != nil {
 			m = m.WithLocal(p.local)
