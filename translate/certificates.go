@@ -136,11 +136,19 @@ func (r *route) secure() {
 		r.tls.named, r.tls.local = true, true
 		r.svc.dated = true
 		if r.svc.b.material.Local() == nil && !r.svc.b.elsewhere() {
-			r.lacks(plainStays(errorAt("tls", "run `waggle ca local` on the control plane, or name a certificate with ssl_cert", "the control plane has no development authority")), false)
+			r.lacks(plainStays(errorAt("tls", "make state_dir writable for the control plane, or mount the secret waggle-local-ca, or name a certificate with ssl_cert", "the control plane has no development authority")), false)
 		}
+	case r.said("ssl_cert") || r.said("tls"):
+		r.tls.named = true // badly: their author was told
 	case l.SSLKey != "":
 		r.lacks(plainStays(errorAt("ssl_key", "name the certificate with "+r.key("ssl_cert"), "there is no ssl_cert beside it")), false)
 	}
+}
+
+// said reports whether the route says something with a key, be it bad.
+func (r *route) said(key string) bool {
+	_, is := r.label.Labels[key]
+	return is
 }
 
 // plainStays adds what a certificate costs that cannot be used.

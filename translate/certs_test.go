@@ -17,8 +17,16 @@ import (
 
 // pemOf is a certificate for names, with its key: the same bytes for the same names.
 // A name of "CA" makes it an authority's.
-func pemOf(names ...string) (cert, key string) {
-	id := strings.Join(names, " ")
+func pemOf(names ...string) (cert, key string) { return madeOf("", names...) }
+
+// renewal is another certificate for names, with another key.
+func renewal(names ...string) string {
+	cert, key := madeOf("renewed", names...)
+	return cert + key
+}
+
+func madeOf(salt string, names ...string) (cert, key string) {
+	id := strings.Join(names, " ") + salt
 	if made, ok := pems.Load(id); ok {
 		both := made.([2]string)
 		return both[0], both[1]

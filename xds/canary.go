@@ -15,7 +15,8 @@ import (
 // others never see it. A canary that vanishes hands on to another. All of it is bounded by
 // Options.Canary: then the others get it without, so that a hung proxy stops nobody.
 //
-// Changed and new endpoints never wait. Where there is one proxy alone, or none that is up
+// Changed and new endpoints never wait, nor does another content of a secret: a proxy that
+// does not take it keeps what it has. Where there is one proxy alone, or none that is up
 // to date, there is no trial.
 
 // trial is a change that the canaries have and the others do not yet.
@@ -67,7 +68,8 @@ func (k *collection) stage(edits []edit, now time.Time) bool {
 	var direct, rest []edit
 	for _, e := range edits {
 		switch {
-		case e.kind == translate.Endpoints && e.entry != nil:
+		case e.kind == translate.Endpoints && e.entry != nil,
+			e.kind == translate.Secret && e.entry != nil && k.vault.published[e.name] != nil && k.differs(e):
 			direct = append(direct, e)
 		case k.differs(e):
 			rest = append(rest, e)

@@ -114,10 +114,10 @@ func TestEveryKeyHasItsClass(t *testing.T) {
 			require.Equal(t, k.class == Guard, r.Closed)
 			require.Equal(t, k.narrows, r.Vague)
 			require.Equal(t, k.serviceWide, s.Broken)
-			if k.class == Match || k.class == Guard {
-				require.Equal(t, Error, s.Problems[0].Severity)
-			} else {
+			if k.class == Comfort {
 				require.Equal(t, Warning, s.Problems[0].Severity)
+			} else {
+				require.Equal(t, Error, s.Problems[0].Severity)
 			}
 		})
 	}

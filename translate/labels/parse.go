@@ -256,10 +256,10 @@ func routeName(t *target) string {
 }
 
 func severityOf(c Class) Severity {
-	if c == Match || c == Guard {
-		return Error
+	if c == Comfort {
+		return Warning
 	}
-	return Warning
+	return Error
 }
 
 // cost says what a bad value takes from its service.
