@@ -165,7 +165,7 @@ func TestProblems(t *testing.T) {
 			told: []string{
 				"warning lb.weight=\"-1\": is not a whole number: the default holds; write a whole number from 0 to 1000000",
 				"warning lb.timeout=\"-1s\": is negative: the default holds (0); write `1s`",
-				"warning lb.retries=\"many\": is not a whole number: the default holds (2); write a whole number, 0 or more"}},
+				"warning lb.retries=\"many\": is not a whole number: the default holds; write a whole number, 0 or more"}},
 		{name: "line breaks", labels: map[string]string{"lb.context_root": "/a\r\nx: y"},
 			routes: []outcome{{Hosts: a, Root: "/", Broken: true, Vague: true}},
 			told:   []string{"error lb.context_root=\"/a\\\\r\\\\nx: y\": has a line break or NUL in it: the route is not served, what it claims answers 503; write it on one line"}},
@@ -175,7 +175,7 @@ func TestProblems(t *testing.T) {
 			told:   []string{"error lb.udp_port=\"53\": `udp_port` is not built yet: the route is not served, what it claims answers 503; remove the label"}},
 		{name: "not built: one of several values", labels: map[string]string{"lb.tls": "auto"},
 			routes: []outcome{served},
-			told:   []string{"warning lb.tls=\"auto\": is not built yet (ACME): HTTPS of the hosts is not served, plain HTTP stays; name a certificate with `ssl_cert`, or write `local` for the development CA"}},
+			told:   []string{"error lb.tls=\"auto\": is not built yet (ACME): HTTPS of the hosts is not served, plain HTTP stays; name a certificate with `ssl_cert`, or write `local` for the development CA"}},
 		{name: "what holds anyway", routes: []outcome{served}, labels: map[string]string{
 			"lb.ssl_only": "false", "lb.ssl_backend": "0", "lb.ssl_passthrough": "no", "lb.ssl_backend_tls_verify": "none", "lb.tls_min_version": "1.2",
 			"lb.cors_credentials": "false", "lb.protocol": "http1", "lb.priority": "0", "lb.redirect_code": "302", "lb.websocket": "true",
@@ -193,7 +193,7 @@ func TestProblems(t *testing.T) {
 				"put the content into a secret or config and write its name"}},
 		{name: "key material is not repeated", labels: map[string]string{"lb.ssl_key": "-----BEGIN PRIVATE KEY-----\nMC4C"},
 			routes: []outcome{served},
-			told:   []string{"warning lb.ssl_key=\"[redacted]\": has a line break or NUL in it: HTTPS of the hosts is not served, plain HTTP stays; write it on one line"}},
+			told:   []string{"error lb.ssl_key=\"[redacted]\": has a line break or NUL in it: HTTPS of the hosts is not served, plain HTTP stays; write it on one line"}},
 		{name: "a name that cannot be one", labels: map[string]string{"lb.match_header": "1", "lb.set_request_header.Host": "x"},
 			routes: []outcome{{Hosts: a, Root: "/", Broken: true, Vague: true}},
 			told: []string{
