@@ -2,6 +2,9 @@ package translate
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	chainv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
 	oauth2v3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/oauth2/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waggle-lb/waggle/config"
@@ -261,6 +265,65 @@ func TestAddressesThatAreRefused(t *testing.T) {
 			require.Empty(t, why, c.to)
 		} else {
 			require.Contains(t, why, c.why, c.to)
+		}
+	}
+}
+
+// Whatever changes, and in whatever order: what is built step by step is what is built
+// from nothing.
+func TestLoginsStepByStep(t *testing.T) {
+	providers := []secrets.Answer{
+		{}, {Failed: "answers 404"}, {Provider: idp, Known: true}, {Provider: idp, Known: true}, {Provider: idp, Known: true, Failed: "is away"},
+		{Provider: secrets.Provider{Authorization: "https://id.test/in", Token: "https://tokens.test/token"}, Known: true},
+		{Provider: secrets.Provider{Authorization: "https://id.test/in", Token: "http://id.test/token"}, Known: true},
+	}
+	for seed := range uint64(8) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		cfg := testConfig()
+		w, m := loginWorld()
+		labelled := func() map[string]string {
+			l := login(pick(r, "a.test", "b.test", "*.test"), "context_root", pick(r, "/", "/app", "/app"))
+			l["oidc_client_secret"] = pick(r, "client", "client", "other")
+			l["oidc_issuer"] = pick(r, issuer, issuer, issuer+"/2", "http://id.test")
+			l["rate_limit"] = pick(r, "", "", "10/s")
+			if r.IntN(4) == 0 {
+				return map[string]string{"hosts": l["hosts"], "port": "80"}
+			}
+			return l
+		}
+		for i := range 6 {
+			w.service(fmt.Sprintf("a_%d", i), labelled(), stack(pick(r, "a", "b")))
+		}
+		b := Build(Input{Picture: w.Picture, Config: cfg, Material: m})
+		for range 15 {
+			p := *w.Picture
+			changes := watcher.Changes{}
+			switch id := fmt.Sprintf("s%04d", 1+r.IntN(6)); r.IntN(3) {
+			case 0:
+				s := *p.Services[id]
+				s.Version++
+				s.Labels = map[string]string{watcher.StackLabel: s.Labels[watcher.StackLabel]}
+				for k, v := range labelled() {
+					s.Labels["com.docker.lb."+k] = v
+				}
+				p.Services = maps.Clone(p.Services)
+				p.Services[id] = &s
+				changes.Services = map[string]struct{}{id: {}}
+			case 1:
+				m = m.With(map[string]secrets.Answer{issuer: pick(r, providers...), issuer + "/2": pick(r, providers...)})
+			case 2:
+				p.Configs = map[string]*watcher.Config{"client": {ID: "client", Name: "client", Data: []byte(pick(r, "1", "2", ""))}}
+				if r.IntN(2) == 0 {
+					p.Configs["other"] = &watcher.Config{ID: "other", Name: "other", Data: []byte("3")}
+				}
+				changes.Shared = true
+			}
+			w.Picture = &p
+			b.Build(Input{Picture: &p, Config: cfg, Material: m}, changes)
+			requireClosed(t, b, cfg)
+			fresh := Build(Input{Picture: &p, Config: cfg, Material: m})
+			require.Empty(t, cmp.Diff(everything(fresh, cfg), everything(b, cfg)), "seed %d", seed)
+			require.Equal(t, fresh.Issuers(), b.Issuers())
 		}
 	}
 }
