@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -213,9 +214,9 @@ func (s *story) problem(service, label string) (translate.Problem, bool) {
 	return translate.Problem{}, false
 }
 
-// tell is a problem as its author reads it.
+// tell is a problem as its author reads it; one of no service is a collection's.
 func tell(p translate.Problem) string {
-	text := fmt.Sprintf("%s: %s", p.Severity, p.Service)
+	text := fmt.Sprintf("%s: %s", p.Severity, cmp.Or(p.Service, "collection "+p.Collection))
 	if p.Label != "" {
 		text += fmt.Sprintf(" %s=%s", p.Label, p.Value)
 	}

@@ -31,14 +31,18 @@ func (l *lab) follow(ctx context.Context) error {
 	var shown []row
 	first := true
 
-	// What is behind guards may change without a stack file.
+	// What is behind guards and certificates may change without a stack file. It is
+	// followed, not read anew each time: what a broken version of a file is told of
+	// depends on the one before.
 	again := make(chan struct{}, 1)
-	behind := secrets.NewWatch(l.cfg, secrets.Options{}, func(*secrets.Material) {
+	behind := secrets.NewWatch(l.cfg, secrets.Options{}, func(m *secrets.Material) {
+		l.material.Store(m)
 		select {
 		case again <- struct{}{}:
 		default:
 		}
 	})
+	behind.Look()
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel()

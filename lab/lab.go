@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/waggle-lb/waggle/config"
@@ -65,8 +66,9 @@ type lab struct {
 	addresses []addresses
 	api       string
 	src       *Source
-	authority *secrets.LocalCA // of tls: local, and of the tasks' certificates
-	root      string           // file with its root
+	authority *secrets.LocalCA                 // of tls: local, and of the tasks' certificates
+	root      string                           // file with its root
+	material  atomic.Pointer[secrets.Material] // as it is followed; nil: it is not
 	plane     *plane
 	fleet     fleet
 	files     *stackfile.Source // nil in the demo
@@ -277,7 +279,10 @@ func operatorPorts(cfg *config.Config) []uint32 {
 // built is what a control plane makes of what runs now.
 func (l *lab) built() *translate.Builder {
 	p := l.src.Picture()
-	material, _ := secrets.OfFiles(l.cfg, p) // the control plane tells what it cannot read
+	material := l.material.Load()
+	if material == nil {
+		material, _ = secrets.OfFiles(l.cfg, p) // the control plane tells what it cannot read
+	}
 	in := translate.Input{Picture: p, Config: l.cfg, Material: material.WithLocal(l.authority)}
 	b := translate.Build(in)
 	if issuers := b.Issuers(); len(issuers) > 0 { // it asks them, too
