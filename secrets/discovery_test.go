@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -162,4 +163,34 @@ func TestAskingEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	_, err = asker(func(netip.AddrPort) string { return "" })(ctx, "http://"+lis.Addr().String())
 	require.EqualError(t, err, "does not answer within 5s")
+}
+
+// Whatever a server answers: it is read or refused in one line, and what is taken can be
+// handed on.
+func FuzzOpenIDDocument(f *testing.F) {
+	const issuer = "https://id.test"
+	for _, d := range []string{
+		document(issuer), document("other"), document(issuer, `,"token_endpoint_auth_methods_supported":["client_secret_post"],"end_session_endpoint":"https://id.test:1/?a=%00"`),
+		"{}", "[]", "null", `{"issuer": 1}`, document(issuer, `,"end_session_endpoint":"https://[::1]/"`),
+	} {
+		f.Add([]byte(d))
+	}
+	f.Fuzz(func(t *testing.T, document []byte) {
+		p, err := readProvider(issuer, document)
+		if err != nil {
+			require.NotContains(t, err.Error(), "\n")
+			require.Less(t, len(err.Error()), 3000)
+			return
+		}
+		for _, e := range []string{p.Authorization, p.Token, p.EndSession} {
+			if e == "" && e == p.EndSession {
+				continue
+			}
+			u, err := url.Parse(e)
+			require.NoError(t, err)
+			require.Equal(t, e, u.String())
+			require.Empty(t, u.Fragment)
+			require.Nil(t, u.User)
+		}
+	})
 }
