@@ -41,34 +41,42 @@ type secured struct {
 
 func newSecured(t testing.TB, more map[string]cases.Cert) *secured {
 	want := map[string]cases.Cert{"app": {Names: []string{"app.test"}}, "other": {Names: []string{"other.test"}}}
+	serve := []string{"app", "other"}
 	for name, c := range more {
 		want[name] = c
-	}
-	set, err := certs.Make(want)
-	require.NoError(t, err)
-	s := &secured{t: t, set: set, dir: t.TempDir()}
-	s.roots, err = set.Pool(certs.Local)
-	require.NoError(t, err)
-	s.put("app.pem", "app")
-	s.put("other.pem", "other")
-	for name := range more {
 		if strings.HasPrefix(name, "crowd-") {
-			s.put(name+".pem", name)
+			serve = append(serve, name)
 		}
 	}
-	stack := filepath.Join(t.TempDir(), "stack.yml")
-	require.NoError(t, os.WriteFile(stack, []byte(`
+	return secure(t, want, serve, `
 services:
   app: {image: a, deploy: {labels: {lb.hosts: "app.test", lb.port: "80"}}}
   other: {image: a, deploy: {labels: {lb.hosts: "other.test,new.test", lb.port: "80"}}}
-`), 0o600))
-	cfg := config.ForCollections(nil)
-	c := cfg.Collections["default"]
-	c.Certificates.Directories, c.HTTP3 = []string{s.dir}, len(more) < 100
-	var out syncBuffer
-	s.progress = new(syncBuffer)
-	o := freeOptions(&out, s.progress)
-	o.Config, o.Files = cfg, []string{stack}
+`, func(c *config.Collection) { c.HTTP3 = len(more) < 100 })
+}
+
+// secure runs a stack with HTTPS. Of the certificates wanted, those to serve are in the
+// collection's directory; all are in files for the stack, too, which names them as a case
+// does.
+func secure(t testing.TB, want map[string]cases.Cert, serve []string, stack string, change func(*config.Collection)) *secured {
+	t.Helper()
+	set, err := certs.Make(want)
+	require.NoError(t, err)
+	s := &secured{t: t, set: set, dir: t.TempDir(), progress: new(syncBuffer)}
+	s.roots, err = set.Pool(certs.Local)
+	require.NoError(t, err)
+	for _, name := range serve {
+		s.put(name+".pem", name)
+	}
+	o := freeOptions(new(syncBuffer), s.progress)
+	o.Env = map[string]string{certs.Variable: t.TempDir()}
+	require.NoError(t, set.Write(o.Env[certs.Variable]))
+	o.Files = []string{filepath.Join(t.TempDir(), "stack.yml")}
+	require.NoError(t, os.WriteFile(o.Files[0], []byte(stack), 0o600))
+	o.Config = config.ForCollections(nil)
+	c := o.Config.Collections["default"]
+	c.Certificates.Directories = []string{s.dir}
+	change(c)
 	r := running(t, o)
 	s.at, s.admin = r.Collections["default"].HTTPS, r.Collections["default"].Admin
 	return s
@@ -97,6 +105,27 @@ func (s *secured) shows(host string) string {
 	}
 	defer c.Close()
 	return fmt.Sprintf("%x", c.ConnectionState().PeerCertificates[0].SerialNumber)
+}
+
+// allocated is how many bytes Envoy holds.
+func (s *secured) allocated() int64 {
+	s.t.Helper()
+	var memory struct {
+		Allocated int64 `json:"allocated,string"`
+	}
+	require.NoError(s.t, json.Unmarshal(s.page("/memory"), &memory))
+	return memory.Allocated
+}
+
+// page is one of Envoy's admin pages.
+func (s *secured) page(path string) []byte {
+	s.t.Helper()
+	resp, err := http.Get("http://" + s.admin + path)
+	require.NoError(s.t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(s.t, err)
+	return body
 }
 
 func (s *secured) serial(name string) string {
@@ -211,6 +240,7 @@ func TestBrokenCertificateKeepsTheOldOne(t *testing.T) {
 	s.put("app.pem", "next")
 	require.Eventually(t, func() bool { return s.shows("app.test") == s.serial("next") }, deadline, 5*time.Millisecond)
 	require.NotContains(t, s.progress.String(), "PRIVATE KEY")
+	require.Contains(t, s.progress.String(), ": collection default certificates.directories=app.pem: ")
 }
 
 // Over TCP a client learns of HTTP/3, and over QUIC it gets the same.
@@ -268,14 +298,6 @@ func BenchmarkOneMoreCertificate(b *testing.B) {
 	}
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms/certificate(median)")
-	resp, err := http.Get("http://" + s.admin + "/memory")
-	require.NoError(b, err)
-	defer resp.Body.Close()
-	var memory struct {
-		Allocated json.Number `json:"allocated"`
-	}
-	require.NoError(b, json.NewDecoder(resp.Body).Decode(&memory))
-	bytes, err := memory.Allocated.Int64()
-	require.NoError(b, err)
+	bytes := s.allocated()
 	b.ReportMetric(float64(bytes)/1024/(crowd+float64(len(took))), "KiB-of-Envoy/certificate")
 }
