@@ -128,7 +128,8 @@ func trace(m *hcmv3.HttpConnectionManager, c *config.Collection) {
 //   - A request that comes with a traceparent and is not sampled here, or not there:
 //     as it came. So the flag of a client's trace is never changed.
 //
-// Whether a request is sampled is known from x-request-id, where Envoy marks it.
+// Whether a request is sampled is known from x-request-id, where Envoy marks it. One
+// that a trusted proxy brings is kept: a request whose own is no UUID is never traced.
 var traceParent = &httpFilter{
 	name: "trace_parent",
 	in:   func(c *config.Collection) bool { return c.Tracing.OTLP != "" },

@@ -165,7 +165,7 @@ func TestProblems(t *testing.T) {
 			told: []string{
 				"warning lb.weight=\"-1\": is not a whole number: the default holds; write a whole number from 0 to 1000000",
 				"warning lb.timeout=\"-1s\": is negative: the default holds (0); write `1s`",
-				"warning lb.retries=\"many\": is not a whole number: the default holds; write a whole number, 0 or more"}},
+				"warning lb.retries=\"many\": is not a whole number: the default holds (2); write a whole number, 0 or more"}},
 		{name: "line breaks", labels: map[string]string{"lb.context_root": "/a\r\nx: y"},
 			routes: []outcome{{Hosts: a, Root: "/", Broken: true, Vague: true}},
 			told:   []string{"error lb.context_root=\"/a\\\\r\\\\nx: y\": has a line break or NUL in it: the route is not served, what it claims answers 503; write it on one line"}},
