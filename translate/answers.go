@@ -55,6 +55,13 @@ func (a answer) respond(r *routev3.Route) {
 	r.ResponseHeadersToAdd = a.headers()
 }
 
+// Close makes a route answer that a guard is not available, and say nothing of its filters:
+// what becomes of a route whose guard cannot be there.
+func Close(r *routev3.Route) {
+	r.TypedPerFilterConfig = nil
+	closed.respond(r)
+}
+
 // localReplies names the answers that Envoy makes by itself. The filters look at
 // Envoy's response flags: a direct response or a task's own 503 has none of them
 // and passes as it is. The order matters, flags add up over retries: a request

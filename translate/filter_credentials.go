@@ -10,13 +10,17 @@ import (
 	"github.com/waggle-lb/waggle/translate/labels"
 )
 
+// Nobody is the user of the basic_auth filter in every listener: no credential, though it
+// stands in a field for them.
+const Nobody = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
 // basicAuth is basic_auth. Envoy knows one form of password, {SHA}.
 var basicAuth = &httpFilter{
 	name: "basic_auth", guard: true,
 	chain: func() proto.Message {
 		// The listener is refused without a user. This one has no password: its hash is
 		// twenty zero bytes, and nobody knows what hashes to them. No route uses it.
-		return &basicauthv3.BasicAuth{Users: inline("nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=")}
+		return &basicauthv3.BasicAuth{Users: inline(Nobody)}
 	},
 	on: func(r *route) (validator, error) {
 		name := r.label.BasicAuth

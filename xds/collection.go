@@ -28,6 +28,9 @@ type collection struct {
 	streams   map[*stream]struct{}
 	published time.Time
 	publishes uint64
+	// offered is when what is offered until the first publish was written; zero: nothing is.
+	offered  time.Time
+	accepted uint64 // see Accepted: seq when the last proxy that had everything went
 	// before is the collection of the same name that was removed earlier and may
 	// still have streams. They are asked to come again once this one has content.
 	before *collection
@@ -336,6 +339,9 @@ func (k *collection) attach(st *stream) bool {
 func (k *collection) detach(st *stream) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if st.hasAll() {
+		k.accepted = k.seq
+	}
 	st.closed = true
 	st.stopTimer()
 	if _, ok := k.streams[st]; !ok {

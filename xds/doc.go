@@ -27,6 +27,9 @@
 // others get it (canary.go). What proxies reject is taken back: quarantine.go has the rule,
 // hosts.go what that means for route tables, of which there is one for many services.
 //
+// Until there is anything to publish, proxies that have nothing may be offered what was
+// accepted before this control plane started (offer.go; lastgood keeps it on disk).
+//
 // Everything of a collection is under that collection's own lock; nothing under it
 // blocks, marshals or does I/O. One collection can therefore not delay another.
 package xds

@@ -50,13 +50,15 @@ var (
 		"Publishes that changed something: the number of the current generation.", []string{"collection"}, nil)
 	descPublished = prometheus.NewDesc("waggle_xds_last_publish_timestamp_seconds",
 		"Time of the newest publish.", []string{"collection"}, nil)
+	descOffered = prometheus.NewDesc("waggle_xds_from_disk",
+		"1 while there is no picture of what runs yet and new proxies get what was accepted last, from disk.", []string{"collection"}, nil)
 	descQuarantined = prometheus.NewDesc("waggle_xds_quarantined",
 		"Resources that are published and not served, or not all of them, because proxies reject them.", []string{"collection"}, nil)
 )
 
 // Describe is part of prometheus.Collector.
 func (s *Server) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descStreams, descCurrent, descResources, descPublishes, descGeneration, descPublished, descQuarantined} {
+	for _, d := range []*prometheus.Desc{descStreams, descCurrent, descResources, descPublishes, descGeneration, descPublished, descOffered, descQuarantined} {
 		out <- d
 	}
 	s.metrics.nacks.Describe(out)
@@ -88,11 +90,16 @@ func (s *Server) Collect(out chan<- prometheus.Metric) {
 			sizes[kind] = len(k.tables[kind].live)
 		}
 		publishes, seq, published := k.publishes, k.seq, k.published
+		fromDisk := 0.0
+		if k.offering() {
+			fromDisk = 1
+		}
 		k.mu.Unlock()
 
 		k.quarantine.mu.Lock()
 		held := len(k.quarantine.held)
 		k.quarantine.mu.Unlock()
+		gauge(descOffered, fromDisk, k.name)
 		gauge(descQuarantined, float64(held), k.name)
 		gauge(descStreams, float64(streams), k.name)
 		gauge(descCurrent, float64(current), k.name)

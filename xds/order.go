@@ -27,7 +27,7 @@ const maxInflight = 16
 // subscription; the kinds that depend on it wait until it is open again, which pumps.
 func (st *stream) pump(now time.Time) {
 	k := st.k
-	if !k.open || st.closed {
+	if st.closed || !k.open && !st.takesOffer(now) {
 		return
 	}
 	defer func() {

@@ -127,7 +127,7 @@ func (s *Server) Publish(d translate.Delta) error {
 	if err != nil {
 		return fmt.Errorf("publishing to collection %q: %w", d.Collection, err)
 	}
-	if idle := k.publish(k.pass(edits), s.now()); len(idle) > 0 {
+	if idle := k.publish(k.pass(k.complete(edits)), s.now()); len(idle) > 0 {
 		s.log.Warn("secrets that nothing refers to are not served", "collection", k.name, "secrets", summarize(idle))
 	}
 	return nil

@@ -56,6 +56,7 @@ type stream struct {
 	// resuming: the proxy came with resources from an earlier stream, so one of its
 	// listeners or routes may use anything until it has told us which it has.
 	resuming bool
+	reports  bool // the same, for good
 	// awaited are the clusters sent whose endpoints have not followed yet; awaitAll
 	// stands for all of them while a fresh proxy has not asked for any endpoints.
 	awaited  map[string]struct{}
@@ -159,7 +160,7 @@ func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, watch cache.Subscrip
 	case !s.active:
 		s.active, s.first = true, true
 		if len(s.known) > 0 {
-			st.resuming = true
+			st.resuming, st.reports = true, true
 		}
 	case wide && !s.wide:
 		s.first = true // everything is asked for now
