@@ -101,7 +101,7 @@ func TestRandomLabelsAreToldTheWayOut(t *testing.T) {
 			s.next()
 			s.step()
 		}
-		for _, p := range Build(Input{Picture: s.picture, Config: s.cfg}).Problems() {
+		for _, p := range Build(s.input()).Problems() {
 			require.NotEmpty(t, p.Reason)
 			if p.Severity != labels.Info {
 				require.NotEmpty(t, p.Hint, "seed %d: %s %s: %s", seed, p.Severity, p.Label, p.Reason)

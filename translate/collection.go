@@ -44,7 +44,7 @@ type collection struct {
 	published ordered[*host]      // that somebody has
 	backends  map[string]*backend // of its services, by cluster name
 	refs      map[string]int      // how many hosts name a cluster
-	needed    ordered[Ref]        // clusters that a host names
+	needs     map[string]*needs   // of each route table
 
 	room      []byte // to encode hosts and endpoints in, one after the other
 	resources Resources
@@ -62,7 +62,7 @@ type collection struct {
 func newCollection(name string, cfg *config.Collection) *collection {
 	c := &collection{
 		name: name, cfg: cfg, fresh: true,
-		hosts: map[string]*host{}, backends: map[string]*backend{}, refs: map[string]int{},
+		hosts: map[string]*host{}, backends: map[string]*backend{}, refs: map[string]int{}, needs: map[string]*needs{},
 		dirty: map[string]struct{}{}, touched: map[string]bool{},
 		extensions: map[string]map[string]proto.Message{}, extended: map[string]bool{},
 	}
@@ -205,7 +205,7 @@ func (c *collection) finish() []Change {
 // HTTP and in that of HTTPS are others than before.
 func (c *collection) buildHost(h *host) (plainChanged, secureChanged bool) {
 	before := *h
-	h.plain, h.secure, h.tls, h.clusters, h.secrets, h.problems = encoded{}, encoded{}, hostTLS{}, nil, nil, nil
+	h.plain, h.secure, h.tls, h.clusters, h.problems = encoded{}, encoded{}, hostTLS{}, nil, nil
 	if len(h.claims) == 0 {
 		delete(c.hosts, h.name)
 	} else {
@@ -219,20 +219,25 @@ func (c *collection) buildHost(h *host) (plainChanged, secureChanged bool) {
 			c.published.drop(h.name)
 		}
 	}
-	c.secret = c.secret || len(before.secrets)+len(h.secrets) > 0 || h.tls.cert != before.tls.cert || h.tls.authority != before.tls.authority
+	c.secret = c.secret || len(before.plain.secrets)+len(before.secure.secrets)+len(h.plain.secrets)+len(h.secure.secrets) > 0 || h.tls.cert != before.tls.cert || h.tls.authority != before.tls.authority
 	c.rechain = c.rechain || !h.tls.same(&before.tls)
 	for _, name := range h.clusters {
-		if c.refs[name]++; c.refs[name] == 1 {
-			c.needed.put(name, Ref{Cluster, name})
-		}
+		c.refs[name]++
 		c.touch(name, true)
 	}
 	for _, name := range before.clusters {
 		c.touch(name, true)
 		if c.refs[name]--; c.refs[name] == 0 {
 			delete(c.refs, name)
-			c.needed.drop(name)
 		}
+	}
+	c.needsOf(httpTable).add(&h.plain)
+	c.needsOf(httpTable).drop(&before.plain)
+	if h.tls.served() {
+		c.needsOf(h.tls.profile.table()).add(&h.secure)
+	}
+	if before.tls.served() {
+		c.needsOf(before.tls.profile.table()).drop(&before.secure)
 	}
 	return !bytes.Equal(before.plain.bytes, h.plain.bytes), !bytes.Equal(before.secure.bytes, h.secure.bytes)
 }
@@ -263,9 +268,9 @@ func (c *collection) settle(h *host) {
 			h.clusters = append(h.clusters, w.claim.route.backend.name)
 		}
 		h.tls.profile = profile{}
-	} else {
+	} else if len(over.mine) > 0 {
 		cert, err := c.certify(h.name, over.mine)
-		if h.tls.cert = cert; err != nil && len(over.mine) > 0 {
+		if h.tls.cert = cert; err != nil {
 			tell([]Problem{over.mine[0].route.problem(labels.Error, "tls", err.Error())})
 		}
 		if h.tls.strict() && cert == nil {
@@ -283,10 +288,10 @@ func (c *collection) settle(h *host) {
 	tell(problems)
 	c.room = routes
 	h.clusters = append(h.clusters, names...)
-	h.secrets = secretsOf(on.matches)
 	switch {
 	case len(on.matches) > 0:
 		h.plain = encodeRouted(plain, routes)
+		h.plain.clusters, h.plain.secrets = names, secretsOf(on.matches)
 	case len(on.tunnel) > 0: // a wildcard must not take it
 		h.plain = encodeHost(only(h.name, domains(h.name), unknownHost))
 	}
@@ -297,18 +302,19 @@ func (c *collection) settle(h *host) {
 		if leads {
 			tell(over.problems)
 		}
-		vh := h.plain.message
+		vh, secureNames := h.plain.message, h.plain.clusters
 		if hsts := hstsOf(over.mine); hsts != "" || differs(h.claims, h.tls.profile) {
 			secure, _, names, problems := virtualHost(side{cfg: c.cfg, tls: true}, h.name, over.matches, nil)
 			tell(problems)
 			if vh = secure; hsts != "" {
 				vh.ResponseHeadersToAdd = []*corev3.HeaderValueOption{setHeader("strict-transport-security", formatLiteral(hsts))}
 			}
+			secureNames = names
 			h.clusters = append(h.clusters, names...)
-			h.secrets = append(h.secrets, secretsOf(over.matches)...)
 		}
 		if len(over.matches) > 0 {
 			h.secure = encodeHost(onConnectionsOf(vh, c.covering(h)))
+			h.secure.clusters, h.secure.secrets = secureNames, secretsOf(over.matches)
 		}
 	}
 	slices.Sort(h.clusters)

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/waggle-lb/waggle/config"
+	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/translate/labels"
 	"github.com/waggle-lb/waggle/watcher"
 )
@@ -26,8 +27,12 @@ type swarm struct {
 	rnd     *rand.Rand
 	picture *watcher.Picture
 	cfg     *config.Config
-	n       int
+	// material is what dev has in its directories, and secrets that were given to it.
+	material *secrets.Material
+	n        int
 }
+
+func (s *swarm) input() Input { return Input{Picture: s.picture, Config: s.cfg, Material: s.material} }
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
 
@@ -315,6 +320,15 @@ func (s *swarm) objects() {
 			s.picture.Configs[name] = &watcher.Config{ID: name, Name: name, Data: []byte(data)}
 		}
 	}
+	s.material = secrets.Of(map[string][]secrets.Item{"dev": pick(s.rnd, nil,
+		[]secrets.Item{{Kind: secrets.File, Name: "wild.pem", Data: secrets.Hide([]byte(both("*.test")))}},
+		[]secrets.Item{
+			{Kind: secrets.File, Name: "wild.pem", Data: secrets.Hide([]byte(both("*.test", "*.x.test")))},
+			{Kind: secrets.File, Name: "b.pem", Data: secrets.Hide([]byte(both("b.test")))},
+			{Kind: secrets.Secret, Name: "pair-all", Data: secrets.Hide([]byte(renewal("a.test")))},
+		},
+		[]secrets.Item{{Kind: secrets.File, Name: "wild.pem", Data: secrets.Hide([]byte(renewal("*.test")))}},
+	)})
 	for _, c := range []struct{ name, good, other string }{
 		{"pair-a", both("a.test"), both("a.test", "b.test")}, {"pair-x", both("*.x.test", "b.test"), both("y.x.test")},
 		{"pair-all", both("a.test", "b.test", "*.x.test", "*.test"), "no PEM"}, {"ca", both("CA"), both("CA", "2")},
@@ -420,14 +434,14 @@ func TestIncrementalIsTheSameAsFromNothing(t *testing.T) {
 				proxies[d.Collection] = res
 			}
 		}
-		apply(b.Build(Input{Picture: s.picture, Config: s.cfg}, watcher.Changes{All: true}))
+		apply(b.Build(s.input(), watcher.Changes{All: true}))
 		for step := range 20 {
 			var changes watcher.Changes
 			for range 1 + s.rnd.IntN(3) {
 				changes.Merge(s.step())
 			}
-			apply(b.Build(Input{Picture: s.picture, Config: s.cfg}, changes))
-			fresh := Build(Input{Picture: s.picture, Config: s.cfg})
+			apply(b.Build(s.input(), changes))
+			fresh := Build(s.input())
 			if diff := cmp.Diff(everything(fresh, s.cfg), everything(b, s.cfg)); diff != "" {
 				t.Fatalf("seed %d, step %d: incremental differs (-from nothing +incremental)\n%s", seed, step, diff)
 			}
@@ -455,14 +469,14 @@ func TestIncrementalIsTheSameAsFromNothing(t *testing.T) {
 func TestOrderOfEventsLeavesNoTrace(t *testing.T) {
 	for seed := range uint64(40) {
 		s := newSwarm(1000 + seed)
-		want := everything(Build(Input{Picture: s.picture, Config: s.cfg}), s.cfg)
+		want := everything(Build(s.input()), s.cfg)
 		for range 4 {
 			ids := slices.Sorted(maps.Keys(s.picture.Services))
 			s.rnd.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 			b := NewBuilder()
 			p := *s.picture
 			p.Services, p.Tasks = map[string]*watcher.Service{}, map[string][]*watcher.Task{}
-			b.Build(Input{Picture: &p, Config: s.cfg}, watcher.Changes{All: true})
+			b.Build(Input{Picture: &p, Config: s.cfg, Material: s.material}, watcher.Changes{All: true})
 			for _, id := range ids {
 				q := p
 				q.Services, q.Tasks = maps.Clone(p.Services), maps.Clone(p.Tasks)
@@ -471,7 +485,7 @@ func TestOrderOfEventsLeavesNoTrace(t *testing.T) {
 					q.Tasks[id] = ts
 				}
 				p = q
-				b.Build(Input{Picture: &q, Config: s.cfg}, watcher.Changes{Services: map[string]struct{}{id: {}}, Tasks: map[string]struct{}{id: {}}})
+				b.Build(Input{Picture: &q, Config: s.cfg, Material: s.material}, watcher.Changes{Services: map[string]struct{}{id: {}}, Tasks: map[string]struct{}{id: {}}})
 			}
 			if diff := cmp.Diff(want, everything(b, s.cfg)); diff != "" {
 				t.Fatalf("seed %d, order %v\n%s", seed, ids, diff)
@@ -489,7 +503,7 @@ func TestNewcomerCostsOthersNothing(t *testing.T) {
 		for _, c := range s.cfg.Collections {
 			c.ShareHosts = "owner"
 		}
-		before := Build(Input{Picture: s.picture, Config: s.cfg})
+		before := Build(s.input())
 		s.next()
 		id := s.addService()
 		spec := s.picture.Services[id]
@@ -499,7 +513,7 @@ func TestNewcomerCostsOthersNothing(t *testing.T) {
 		if len(before.names[spec.Name]) == 0 {
 			spec.Name = "stranger" // whoever refers to a service by name may change with it
 		}
-		after := Build(Input{Picture: s.picture, Config: s.cfg})
+		after := Build(s.input())
 		for name := range s.cfg.Collections {
 			old, now := before.Resources(name), after.Resources(name)
 			oldHosts, nowHosts := tableOf(old), tableOf(now)

@@ -31,15 +31,6 @@ func hidden(b secrets.Bytes) *corev3.DataSource {
 	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b.Reveal()}}
 }
 
-// secretRefs names secrets as something that a resource needs.
-func secretRefs(all []*tlsv3.Secret) []Ref {
-	var refs []Ref
-	for _, s := range all {
-		refs = append(refs, Ref{Secret, s.Name})
-	}
-	return sortedRefs(refs)
-}
-
 func sortedRefs(refs []Ref) []Ref {
 	slices.SortFunc(refs, func(a, b Ref) int {
 		if a.Kind != b.Kind {
@@ -54,13 +45,13 @@ func sortedRefs(refs []Ref) []Ref {
 func (c *collection) secretsInUse() map[string]*tlsv3.Secret {
 	in := map[string]*tlsv3.Secret{}
 	for _, h := range c.published.values() {
-		for _, s := range h.secrets {
+		for _, s := range slices.Concat(h.plain.secrets, h.secure.secrets) {
 			in[s.Name] = s
 		}
 	}
 	c.secretsOfChains(in)
-	for _, ref := range c.needed.values() {
-		if be := c.backends[ref.Name]; be != nil && be.secret != nil {
+	for name := range c.refs {
+		if be := c.backends[name]; be != nil && be.secret != nil {
 			in[be.secret.Name] = be.secret
 		}
 	}
@@ -78,16 +69,4 @@ func (c *collection) buildSecrets(set func(*Resource), drop func(Kind, string)) 
 			drop(Secret, name)
 		}
 	}
-}
-
-// tableRefs is what a table with these hosts needs.
-func (c *collection) tableRefs(hosts []*host) []Ref {
-	var own []*tlsv3.Secret
-	for _, h := range hosts {
-		own = append(own, h.secrets...)
-	}
-	if own == nil {
-		return c.needed.values()
-	}
-	return append(slices.Clone(c.needed.values()), secretRefs(own)...)
 }

@@ -29,7 +29,7 @@ func (c *collection) table() *Resource {
 		hosts.add(h.plain)
 	}
 	hosts.add(last)
-	return putTogether(table(httpTable), hosts, c.tableRefs(published))
+	return putTogether(table(httpTable), hosts, c.needsOf(httpTable).refs.values())
 }
 
 // onConnectionsOf is a host that is reached on connections with these certificates.
@@ -76,7 +76,7 @@ func (c *collection) buildSecureTables(set func(*Resource), drop func(Kind, stri
 		if last.bytes != nil {
 			hosts.add(last)
 		}
-		set(putTogether(secureTable(c.cfg, name), hosts, c.tableRefs(published)))
+		set(putTogether(secureTable(c.cfg, name), hosts, c.needsOf(name).refs.values()))
 	}
 	for name := range c.resources[Routes] {
 		if name != httpTable && !in[name] {
@@ -205,4 +205,51 @@ func (o *ordered[T]) values() []T {
 	clear(o.added)
 	clear(o.dropped)
 	return all
+}
+
+// needs counts what the hosts of a route table name.
+type needs struct {
+	count map[Ref]int
+	refs  ordered[Ref] // sorted as Refs are
+}
+
+func (c *collection) needsOf(table string) *needs {
+	if c.needs[table] == nil {
+		c.needs[table] = &needs{count: map[Ref]int{}}
+	}
+	return c.needs[table]
+}
+
+// place is where a Ref stands among others.
+func (r Ref) place() string { return string(rune('0'+r.Kind)) + r.Name }
+
+func (n *needs) add(e *encoded) {
+	for r := range e.needs {
+		if n.count[r]++; n.count[r] == 1 {
+			n.refs.put(r.place(), r)
+		}
+	}
+}
+
+func (n *needs) drop(e *encoded) {
+	for r := range e.needs {
+		if n.count[r]--; n.count[r] == 0 {
+			delete(n.count, r)
+			n.refs.drop(r.place())
+		}
+	}
+}
+
+// needs ranges over what a host names.
+func (e *encoded) needs(yield func(Ref) bool) {
+	for _, name := range e.clusters {
+		if !yield(Ref{Cluster, name}) {
+			return
+		}
+	}
+	for _, s := range e.secrets {
+		if !yield(Ref{Secret, s.Name}) {
+			return
+		}
+	}
 }

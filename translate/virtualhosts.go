@@ -21,19 +21,22 @@ type host struct {
 	plain    encoded         // of plain HTTP
 	secure   encoded         // of HTTPS; often the same
 	tls      hostTLS         // what it is over TLS
-	clusters []string        // that its routes name, each once
-	secrets  []*tlsv3.Secret // that its guards need
+	clusters []string        // that all of it names, each once
 	problems []Problem
 }
 
 // encoded is a virtual host, and itself as a field of a route table. Without a message
 // nobody has the host there.
 type encoded struct {
-	message *routev3.VirtualHost
-	bytes   []byte
+	message  *routev3.VirtualHost
+	bytes    []byte
+	clusters []string        // that its routes name, sorted, each once
+	secrets  []*tlsv3.Secret // that its guards need
 }
 
-func encodeHost(vh *routev3.VirtualHost) encoded { return encoded{vh, field(mustEncode(vh))} }
+func encodeHost(vh *routev3.VirtualHost) encoded {
+	return encoded{message: vh, bytes: field(mustEncode(vh))}
+}
 
 // encodeRouted is encodeHost where the routes were encoded before, see virtualHost.
 func encodeRouted(vh *routev3.VirtualHost, routes []byte) encoded {
@@ -45,7 +48,7 @@ func encodeRouted(vh *routev3.VirtualHost, routes []byte) encoded {
 	for _, d := range vh.Domains {
 		head = appendText(head, 2, d)
 	}
-	return encoded{vh, field(head, routes, tail)}
+	return encoded{message: vh, bytes: field(head, routes, tail)}
 }
 
 // hostTail is what hosts have in common, behind their routes.
