@@ -32,6 +32,10 @@ type Server interface {
 	Proxies() []xds.Proxy
 	// Snapshot is what a collection is served: versions by kind and name; nil before anything is.
 	Snapshot(collection string) map[translate.Kind]map[string]string
+	// Quarantine is what is published and not served, because proxies reject it.
+	Quarantine() []xds.Quarantined
+	// Trials are the changes that one proxy has and the others do not yet.
+	Trials() []xds.Trial
 }
 
 // Facts do not change while a control plane runs.

@@ -63,7 +63,7 @@ func (a *API) collections(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.collections(a.o.Server.Proxies()), nil
+	return v.collections(a.o.Server.Proxies(), a.o.Server.Trials()), nil
 }
 
 // collection is GET /api/v1/collections/{c}.
@@ -79,7 +79,7 @@ func (a *API) collection(r *http.Request) (any, error) {
 	if err := v.has(name); err != nil {
 		return nil, err
 	}
-	for _, c := range v.collections(a.o.Server.Proxies()).Collections {
+	for _, c := range v.collections(a.o.Server.Proxies(), a.o.Server.Trials()).Collections {
 		if c.Name == name {
 			return c, nil
 		}
@@ -87,7 +87,7 @@ func (a *API) collection(r *http.Request) (any, error) {
 	return nil, notFound("collection %q has just gone", name)
 }
 
-func (v *view) collections(proxies []xds.Proxy) api.Collections {
+func (v *view) collections(proxies []xds.Proxy, trials []xds.Trial) api.Collections {
 	out := api.Collections{Collections: []api.Collection{}}
 	at := map[string]*api.Collection{}
 	for _, name := range v.names() {
@@ -96,6 +96,7 @@ func (v *view) collections(proxies []xds.Proxy) api.Collections {
 			Name: name, Default: cfg.Default, Bind: cfg.Bind, HTTPPort: cfg.HTTPPort, HTTPSPort: cfg.HTTPSPort,
 			TCPPorts: list(cfg.TCPPorts), UDPPorts: list(cfg.UDPPorts),
 			Published: served.generation != "", Generation: served.generation, Resources: served.counts,
+			Quarantine: []api.Quarantined{},
 		})
 	}
 	for i := range out.Collections {
@@ -109,11 +110,21 @@ func (v *view) collections(proxies []xds.Proxy) api.Collections {
 			out.Nowhere.Services++
 		}
 	}
-	for _, p := range v.status.Problems {
+	for _, p := range v.problems {
 		if c := at[p.Collection]; c != nil {
 			c.Problems.Add(p.Severity)
 		} else {
 			out.Nowhere.Problems.Add(p.Severity)
+		}
+	}
+	for _, t := range trials {
+		if c := at[t.Collection]; c != nil {
+			c.Canary = &api.Canary{Since: t.Since, Proxies: list(t.Canaries), Changes: t.Changes}
+		}
+	}
+	for _, q := range v.held {
+		if c := at[q.Collection]; c != nil {
+			c.Quarantine = append(c.Quarantine, quarantined(q))
 		}
 	}
 	for _, p := range proxies {

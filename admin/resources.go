@@ -103,9 +103,16 @@ func (a *API) explain(r *http.Request) (any, error) {
 	}
 	answer, err := explain.Explain(v.resources[collection], explain.Request{
 		Collection: collection, Method: strings.ToUpper(q["method"]), URL: q["url"], Header: header,
-	}, v.status.Problems)
+	}, v.problems)
 	if err != nil {
 		return nil, badRequest("%v", err)
+	}
+	if answer.Status < 500 { // else it is among the errors of the service that are told
+		for _, p := range v.rejected {
+			if p.Service != "" && p.Service == answer.Service && p.Collection == collection {
+				answer.Because = append(answer.Because, p.Reason+"; "+p.Hint)
+			}
+		}
 	}
 	return answer, nil
 }

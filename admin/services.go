@@ -31,7 +31,7 @@ func (a *API) services(r *http.Request) (any, error) {
 		}
 	}
 	problems := map[string]*api.Counts{} // by service
-	for _, p := range v.status.Problems {
+	for _, p := range v.problems {
 		c := problems[p.Service]
 		if c == nil {
 			c = &api.Counts{}
@@ -73,7 +73,7 @@ func (a *API) service(r *http.Request) (any, error) {
 	}
 	name := r.PathValue("name")
 	out := api.ServiceDetail{Endpoints: []api.Endpoint{}, Problems: []api.Problem{}}
-	for _, p := range v.status.Problems {
+	for _, p := range v.problems {
 		if p.Service == name {
 			out.Problems = append(out.Problems, p)
 			out.ProblemCounts.Add(p.Severity)
@@ -191,8 +191,16 @@ func (a *API) problems(r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
+	problems := s.Problems
+	if len(a.o.Server.Quarantine()) > 0 { // whose that is, only the loop knows
+		v, err := a.view(r)
+		if err != nil {
+			return nil, err
+		}
+		problems = v.problems
+	}
 	out := api.Problems{Problems: []api.Problem{}}
-	for _, p := range s.Problems {
+	for _, p := range problems {
 		if (q["collection"] == "" || q["collection"] == p.Collection) &&
 			(q["severity"] == "" || q["severity"] == string(p.Severity)) &&
 			(q["service"] == "" || q["service"] == p.Service) {

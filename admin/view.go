@@ -14,6 +14,7 @@ import (
 
 	"github.com/waggle-lb/waggle/control"
 	"github.com/waggle-lb/waggle/translate"
+	"github.com/waggle-lb/waggle/xds"
 )
 
 // patience is how long a request waits for the loop.
@@ -25,6 +26,9 @@ type view struct {
 	services  []translate.ServiceView
 	resources map[string]translate.Resources
 	served    map[string]served
+	held      []xds.Quarantined
+	rejected  []translate.Problem // held, as problems
+	problems  []translate.Problem // of labels, and rejected
 }
 
 // served is what proxies of one collection get.
@@ -44,10 +48,16 @@ func (a *API) view(r *http.Request) (*view, error) {
 		return nil, refusal{http.StatusServiceUnavailable, "the control plane is busy; ask again"}
 	}
 	defer func() { a.asking <- struct{}{} }()
+	held := a.o.Server.Quarantine()
 	if v, s := a.latest.Load(), a.o.Loop.Status(); v != nil && v.status.Builds == s.Builds && v.status.Config == s.Config {
-		return v, nil
+		if len(held) == 0 && len(v.held) == 0 {
+			return v, nil
+		}
+		now := *v // what proxies reject comes without a build
+		now.serve(a.o.Server, held)
+		return &now, nil
 	}
-	v := &view{resources: map[string]translate.Resources{}, served: map[string]served{}}
+	v := &view{resources: map[string]translate.Resources{}}
 	err := a.o.Loop.Query(ctx, func(b *translate.Builder) {
 		v.status = a.o.Loop.Status() // on the loop's goroutine: of this very build
 		v.services = b.Services()
@@ -61,11 +71,19 @@ func (a *API) view(r *http.Request) (*view, error) {
 	case err != nil:
 		return nil, refusal{http.StatusServiceUnavailable, "the control plane is busy; ask again"}
 	}
-	for _, name := range v.names() {
-		v.served[name] = summarize(a.o.Server.Snapshot(name))
-	}
+	v.serve(a.o.Server, held)
 	a.latest.Store(v)
 	return v, nil
+}
+
+// serve fills in what becomes of the build at the proxies; held was asked for before.
+func (v *view) serve(s Server, held []xds.Quarantined) {
+	v.held, v.served = held, map[string]served{}
+	for _, name := range v.names() {
+		v.served[name] = summarize(s.Snapshot(name))
+	}
+	v.rejected = rejections(held, v.services)
+	v.problems = withRejections(v.status.Problems, v.rejected)
 }
 
 // names are the collections of the configuration in force.

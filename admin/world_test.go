@@ -145,7 +145,17 @@ type server struct {
 	mu       sync.Mutex
 	proxies  []xds.Proxy
 	snapshot map[string]map[translate.Kind]map[string]string
+	held     []xds.Quarantined
+	trials   []xds.Trial
 }
+
+func (s *server) Quarantine() []xds.Quarantined {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held
+}
+
+func (s *server) Trials() []xds.Trial { return s.trials }
 
 func (s *server) Proxies() []xds.Proxy {
 	s.mu.Lock()

@@ -96,6 +96,34 @@ type Collection struct {
 	Endpoints int            `json:"endpoints"`
 	Problems  Counts         `json:"problems"`
 	Proxies   ProxyCounts    `json:"proxies"`
+	// Canary is a change that is being tried; null when there is none. It and Quarantine
+	// are this replica's own.
+	Canary *Canary `json:"canary"`
+	// Quarantine is what is published and not served, because proxies reject it.
+	Quarantine []Quarantined `json:"quarantine"`
+}
+
+// Canary is a change that some proxies have before the others get it.
+type Canary struct {
+	Since   time.Time `json:"since"`
+	Proxies []string  `json:"proxies"` // node IDs of those that have it
+	Changes int       `json:"changes"` // resources
+}
+
+// Quarantined is a resource, or a part of one, in whose place proxies are served what they
+// accepted before.
+type Quarantined struct {
+	Kind string `json:"type"`
+	Name string `json:"name"`
+	// Hosts of a route table that are concerned; empty: all of the resource.
+	Hosts []string `json:"hosts"`
+	// Closed are those of Hosts that answer 503: what is new about them is who may pass.
+	Closed   []string  `json:"closed"`
+	Rejected string    `json:"rejected"` // version that is not served
+	Serving  string    `json:"serving"`  // version that is; "": nothing
+	Since    time.Time `json:"since"`
+	Proxies  int       `json:"proxies"` // that rejected it
+	Message  string    `json:"message"` // of one of them, without anything that could be secret
 }
 
 // Counts of problems by severity.

@@ -40,6 +40,9 @@ type Collection struct {
 	// Agree: all replicas serve the same. Generations has what each serves, by API address.
 	Agree       bool              `json:"agree"`
 	Generations map[string]string `json:"generations"`
+	// Canaries and Quarantines are what each replica tries and does not serve, by API address.
+	Canaries    map[string]api.Canary        `json:"canaries"`
+	Quarantines map[string][]api.Quarantined `json:"quarantines"`
 }
 
 // Proxy is one Envoy, at the replica that it connected to last.
@@ -259,10 +262,19 @@ func (o *Overview) collections(said []answer) {
 	for _, a := range newest {
 		for _, c := range a.collections.Collections {
 			if byName[c.Name] == nil {
-				byName[c.Name] = &Collection{Collection: c, Generations: map[string]string{}}
+				byName[c.Name] = &Collection{
+					Collection: c, Generations: map[string]string{}, Canaries: map[string]api.Canary{}, Quarantines: map[string][]api.Quarantined{},
+				}
 				byName[c.Name].Proxies, byName[c.Name].Problems = api.ProxyCounts{}, api.Counts{}
+				byName[c.Name].Canary, byName[c.Name].Quarantine = nil, []api.Quarantined{} // each replica's own
 			}
 			byName[c.Name].Generations[a.api] = c.Generation
+			if c.Canary != nil {
+				byName[c.Name].Canaries[a.api] = *c.Canary
+			}
+			if len(c.Quarantine) > 0 {
+				byName[c.Name].Quarantines[a.api] = c.Quarantine
+			}
 		}
 	}
 	for _, p := range o.Proxies {

@@ -129,6 +129,21 @@ var cases = map[string][]answer{
 			a.certificates.Certificates = append(a.certificates.Certificates, api.Certificate{Collection: "prod", Source: "directory", Name: fmt.Sprint("more", len(a.certificates.Certificates)), NotAfter: &later})
 		}
 	})},
+	// prod is tried with one proxy; a cluster and a host were rejected, at one replica.
+	"rollout": {
+		with(replica("cp1"), func(a *answer) {
+			a.collections.Collections[1].Canary = &api.Canary{Since: epoch, Proxies: []string{"prod/1"}, Changes: 3}
+			a.collections.Collections[1].Quarantine = []api.Quarantined{
+				{Kind: "clusters", Name: "shop_web:8080", Since: epoch, Proxies: 2, Message: "no such policy"},
+				{Kind: "routes", Name: "http", Hosts: []string{"shop.example.com"}, Since: epoch, Proxies: 2, Message: "missing )"},
+			}
+			a.problems.Problems = []api.Problem{
+				{Severity: labels.Error, Service: "shop_web", Collection: "prod", Reason: "a proxy rejected cluster shop_web:8080: no such policy", Hint: "nothing is served in its place"},
+				{Severity: labels.Error, Collection: "prod", Reason: "a proxy rejected listener http: no"},
+			}
+		}),
+		replica("cp2"),
+	},
 	// Text of others must not reach the terminal as it is.
 	"hostile": {with(replica("cp1"), func(a *answer) {
 		a.problems.Problems = []api.Problem{{

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -61,6 +63,9 @@ func (o *Overview) Text(w io.Writer, all bool) error {
 				generation = "DIFFERENT"
 			case generation == "":
 				generation = "nothing yet"
+			}
+			for _, replica := range slices.Sorted(maps.Keys(c.Canaries)) {
+				generation += ", tried with " + some(c.Canaries[replica].Proxies)
 			}
 			row(name, ports(c.Collection), c.Services, c.Endpoints, generation, proxies(c.Proxies), c.Problems.Error, c.Problems.Warning)
 		}
@@ -243,7 +248,10 @@ func (o *Overview) problemText(out io.Writer, all bool) {
 			title = true
 		}
 		where := p.Service
-		if p.Collection != "" {
+		switch {
+		case p.Service == "" && p.Collection != "":
+			where = "collection " + p.Collection
+		case p.Collection != "":
 			where += " in " + p.Collection
 		}
 		fmt.Fprintf(out, "  %s  %s", p.Severity, plain(where))

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/waggle-lb/waggle/admin/api"
 	"github.com/waggle-lb/waggle/secrets"
 	"github.com/waggle-lb/waggle/secrets/ca"
 	"github.com/waggle-lb/waggle/translate/labels"
@@ -87,6 +88,13 @@ func (o *Overview) wrong() []string {
 			say("proxy %s rejects %s %s, and keeps what it had%s", p.NodeID, k.Kind, some(k.Rejected), why)
 		}
 	}
+	for _, c := range o.Collections {
+		for _, replica := range slices.Sorted(maps.Keys(c.Quarantines)) {
+			for _, q := range c.Quarantines[replica] {
+				say("%s does not serve the newest %s of collection %s: proxies reject it: %s", replica, whatIsHeld(q), c.Name, q.Message)
+			}
+		}
+	}
 	for _, c := range o.Certificates {
 		switch {
 		case c.Kept != "":
@@ -109,6 +117,14 @@ func (o *Overview) wrong() []string {
 		say("%d errors in the labels of services, see below", errors)
 	}
 	return out
+}
+
+// whatIsHeld names what is in quarantine.
+func whatIsHeld(q api.Quarantined) string {
+	if len(q.Hosts) > 0 {
+		return fmt.Sprintf("%s of %s %s", some(q.Hosts), q.Kind, q.Name)
+	}
+	return q.Kind + " " + q.Name
 }
 
 // now is what the replicas' clocks say.
