@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/waggle-lb/waggle/config"
 	"github.com/waggle-lb/waggle/lab/echo"
+	"github.com/waggle-lb/waggle/translate"
 	"github.com/waggle-lb/waggle/translate/cases"
 	"github.com/waggle-lb/waggle/translate/cases/certs"
 	"github.com/waggle-lb/waggle/watcher"
@@ -131,6 +133,15 @@ func configOf(t *testing.T, c cases.Case, dir string) *config.Config {
 
 // holds requires that a case gives what it says.
 func (b *bench) holds(t *testing.T, c cases.Case) {
+	if b.built().Resources("default")[translate.Listener]["https"] != nil { // it warms while plain HTTP is served
+		require.Eventually(t, func() bool {
+			conn, err := net.DialTimeout("tcp", b.secure("default"), deadline)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err == nil
+		}, deadline, 5*time.Millisecond)
+	}
 	for _, r := range c.Requests {
 		t.Run(r.Ask, func(t *testing.T) {
 			ask := func(t require.TestingT) {
