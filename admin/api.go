@@ -56,6 +56,9 @@ type APIOptions struct {
 	Channel func() identity.Status
 	// Certificates tells what collections have; nil: nothing is told.
 	Certificates func() []secrets.Certificate
+	// Offered tells which collections new proxies are served from disk, and of when that is,
+	// because there is no picture yet; nil: none.
+	Offered func() map[string]time.Time
 	// Look is how often readers of events have the proxies looked at; default 250 ms.
 	Look time.Duration
 }

@@ -37,6 +37,13 @@ func (a *API) Status() api.Status {
 	if !s.Ready {
 		out.NotReady = "no complete picture of what runs is published yet"
 	}
+	if a.o.Offered != nil {
+		out.FromDisk = a.o.Offered()
+	}
+	if len(out.FromDisk) > 0 {
+		out.Source.Stale = true
+		out.NotReady += "; new proxies get what was accepted last, from disk, the others keep what they have"
+	}
 	return out
 }
 

@@ -22,6 +22,9 @@ type Status struct {
 	// Ready: the first complete picture is published.
 	Ready    bool   `json:"ready"`
 	NotReady string `json:"not_ready"` // why it is not
+	// FromDisk: until then new proxies of these collections are served what was accepted
+	// last, at these times.
+	FromDisk map[string]time.Time `json:"from_disk,omitempty"`
 	// Insecure: proxies are believed what their node ID says.
 	Insecure  bool       `json:"insecure"`
 	Channel   Channel    `json:"channel"`

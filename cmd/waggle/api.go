@@ -14,7 +14,7 @@ import (
 // newAPI is the API of a control plane, on its rooms.
 func (p controlPlane) newAPI(loop *control.Control, server *xds.Server, inventory *secrets.Inventory) *admin.API {
 	return admin.NewAPI(admin.APIOptions{
-		Loop: loop, Server: server, Source: p.source.Name, Channel: p.guard.Status, Certificates: inventory.Certificates,
+		Loop: loop, Server: server, Source: p.source.Name, Channel: p.guard.Status, Certificates: inventory.Certificates, Offered: server.Offered,
 		Facts: admin.Facts{
 			Replica: replica(), Version: version, Revision: revision(), Started: time.Now(), Insecure: p.cfg.XDS.Insecure,
 		},

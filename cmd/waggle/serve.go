@@ -25,6 +25,7 @@ import (
 	"github.com/waggle-lb/waggle/watcher/filewatch"
 	"github.com/waggle-lb/waggle/xds"
 	"github.com/waggle-lb/waggle/xds/identity"
+	"github.com/waggle-lb/waggle/xds/lastgood"
 )
 
 func serveCommand() *cobra.Command {
@@ -56,7 +57,7 @@ outside collections can be overridden by WAGGLE_… variables (WAGGLE_XDS_ADDRES
 				return err
 			}
 			src := newSource(cfg, log)
-			if err := reached(cmd.Context(), src, cfg.Swarm.Host, proxyStart, log); err != nil {
+			if err := reachedOrKnown(cmd.Context(), src, cfg, log); err != nil {
 				return err
 			}
 			xdsLis, err := listen("xds.address", cfg.XDS.Address)
@@ -117,6 +118,7 @@ type controlPlane struct {
 	xds, admin net.Listener
 	couriers   net.Listener // nil: there are none
 	log        *slog.Logger
+	moment     time.Duration // see lastgood.Options; 0: its default
 }
 
 // run serves until ctx ends. It closes the listeners.
@@ -148,6 +150,12 @@ func (p controlPlane) run(ctx context.Context) error {
 		}
 		material(m)
 	})
+	var keeper *lastgood.Keeper // nil: nothing is kept
+	if state != "" {
+		keeper = lastgood.New(lastgood.Options{Dir: lastGoodDir(state), Server: server, Log: p.log, Moment: p.moment})
+		// Last of all: then the proxies are gone, and what they had accepted is known.
+		defer keeper.Save()
+	}
 	loop.OnWantedLocalCA(disk.WantLocal)
 	loop.OnWantedIssuers(disk.WantIssuers)
 	disk.Look() // no guard is to be missing in what is published first
@@ -180,6 +188,9 @@ func (p controlPlane) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return server.Serve(ctx, p.xds) })
 	g.Go(func() error { p.guard.Run(ctx); return nil })
+	if keeper != nil {
+		g.Go(func() error { keeper.Run(ctx); return nil })
+	}
 	if brings != nil {
 		g.Go(func() error { return brings.Run(ctx, p.couriers) })
 	}

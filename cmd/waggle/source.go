@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/watcher/compose"
 	"github.com/waggle-lb/waggle/watcher/engine"
 	"github.com/waggle-lb/waggle/watcher/swarmkit"
+	"github.com/waggle-lb/waggle/xds/lastgood"
 )
 
 // source is a watcher.Source that can say beforehand what stands in its way.
@@ -57,6 +59,24 @@ func reached(ctx context.Context, src source, host string, patience time.Duratio
 	}
 	return err
 }
+
+// reachedOrKnown is reached for a control plane: one that has on disk what proxies accepted
+// last starts all the same, to offer it, and goes on asking.
+func reachedOrKnown(ctx context.Context, src source, cfg *config.Config, log *slog.Logger) error {
+	known, patience := lastgood.Store{Dir: lastGoodDir(cfg.StateDir)}.Any(), proxyStart
+	if known {
+		patience = 0
+	}
+	err := reached(ctx, src, cfg.Swarm.Host, patience, log)
+	if err != nil && known && ctx.Err() == nil {
+		log.Warn("what runs cannot be read; starting with what proxies accepted last", "error", err)
+		return nil
+	}
+	return err
+}
+
+// lastGoodDir is where in the state directory that is.
+func lastGoodDir(state string) string { return filepath.Join(state, "last-good") }
 
 // push is where tasks come from without being asked for; nil where the configuration wants none.
 func push(c config.Swarm, log *slog.Logger) engine.Pusher {

@@ -48,7 +48,7 @@ func serveStack(t *testing.T, stack, token string, trouble error) (api, xds stri
 	picture, _, err := stackfile.Load(t.Context(), stackfile.Options{Files: []string{file}})
 	require.NoError(t, err)
 	cfg := config.ForCollections([]string{"dev", "prod"})
-	cfg.XDS.Insecure, cfg.Admin.Token = true, token
+	cfg.XDS.Insecure, cfg.Admin.Token, cfg.StateDir = true, token, "" // nothing is kept
 	var lis [2]net.Listener
 	for i := range lis {
 		lis[i], err = net.Listen("tcp", "127.0.0.1:0")
