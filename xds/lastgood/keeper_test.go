@@ -64,8 +64,18 @@ func TestWithoutAPictureNewProxiesGetWhatIsOnDiskAndOthersNothing(t *testing.T) 
 	s.serve("new", "hosts", "new.test")
 	delete(s.picture.Services, "open")
 	fed := fresh.Counts()
-	require.NoError(t, p.Publish(s.whole()))
+	whole := s.whole()
+	require.NoError(t, p.Publish(whole))
 	p.has(t, fresh)
+	published := 0
+	for _, c := range whole.Changes {
+		require.Contains(t, p.Snapshot(collection)[c.Kind], c.Name)
+		published++
+	}
+	for _, names := range p.Snapshot(collection) {
+		published -= len(names)
+	}
+	require.Zero(t, published, "what was offered and is not published has gone")
 	p.has(t, old)
 	require.Empty(t, p.Offered())
 	require.Empty(t, fresh.Faults())
