@@ -42,6 +42,7 @@ type Control struct {
 	wanted    func(*watcher.Picture, []secrets.Want) // see OnWanted; nil: nobody
 	wantedCA  func()                                 // see OnWantedLocalCA; nil: nobody
 	issuers   func([]string)                         // see OnWantedIssuers; nil: nobody
+	held      func()                                 // see OnHeld; nil: nobody
 }
 
 // New makes a control loop for a first configuration. Nothing happens before Run.
@@ -128,6 +129,7 @@ type loop struct {
 	lastStructure, lastTasks time.Time       // when a build of each kind ended
 	published                map[string]bool // collections whose content was handed over
 	holdUntil                time.Time       // see hold
+	guard                    shrinkGuard     // stands before the publisher
 }
 
 // Run is the loop. Only one of these can happen at a time:
@@ -208,6 +210,7 @@ func (l *loop) update(u watcher.Update) {
 	if u.Changes.Structure() {
 		l.structure.Merge(u.Changes)
 	}
+	l.listed(u.Full, !u.Changes.Empty())
 }
 
 // wait says how long the pending changes must still be gathered; false if there are none to build.
@@ -257,6 +260,7 @@ func (l *loop) build() {
 			l.structure.Merge(l.tasks)
 		}
 	}
+	o := occasion{now: start, open: picture.Static || picture.Loopback, meant: l.newCfg, current: whole || !l.structure.Structure()}
 	deltas := l.builder.Build(translate.Input{Picture: picture, Config: l.cfg, Material: material}, changes)
 	l.built, l.builtOn, l.tasks = picture, material, watcher.Changes{}
 	if whole {
@@ -264,8 +268,12 @@ func (l *loop) build() {
 		deltas = l.settle(picture, deltas)
 	}
 	translated := time.Since(start)
-	l.publish(deltas)
+	l.finish(start, translated, whole, picture, l.guarded(deltas, o))
+}
 
+// finish publishes what was built of a picture, and tells of it.
+func (l *loop) finish(start time.Time, translated time.Duration, whole bool, picture *watcher.Picture, deltas []translate.Delta) {
+	l.publish(deltas)
 	end := time.Now()
 	l.lastTasks = end
 	kind := "endpoints"

@@ -3,6 +3,8 @@
 // hands to a Publisher. It knows no Docker and no Envoy.
 //
 // What it promises: nothing is published before the first complete picture, and
-// nothing from a failed one; the first change after a quiet time is published at
-// once and those that follow are gathered (Pace); there are never two builds at once.
+// nothing from a failed one; what takes much away is published only when a second
+// complete list says the same (shrink.go); the first change after a quiet time is
+// published at once and those that follow are gathered (Pace); there are never two
+// builds at once.
 package control

@@ -58,6 +58,8 @@ func TestTheFirstBuildWaitsForProviders(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Empty(t, asked[len(asked)-1], "nobody wants it any more")
+		c.Update(s.update(watcher.Changes{})) // nothing is left in the collection: a second list says so, too
+		synctest.Wait()
 		require.Contains(t, changed(b.take()), "gone secrets oidc/a/session")
 	})
 }

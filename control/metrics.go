@@ -53,6 +53,7 @@ func (c *Control) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(name, help string, v float64) {
 		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, nil, nil), prometheus.GaugeValue, v)
 	}
+	gauge("waggle_held_back", "Collections of which a change is held back until a second complete list of what runs confirms it.", float64(len(s.Held)))
 	gauge("waggle_ready", "1 once the first complete picture is published.", flag(s.Ready))
 	gauge("waggle_source_stale", "1 while what runs cannot be read and the last picture is in force.", flag(s.SourceError != nil))
 	gauge("waggle_config_stale", "1 while the newest waggle.yml cannot be used and the one before is in force.", flag(s.ConfigError != nil))

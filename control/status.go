@@ -27,6 +27,9 @@ type Status struct {
 	LastBuild time.Time
 	// Builds counts the builds published; as long as it stays, Query finds the same.
 	Builds uint64
+	// Held are changes that are not published yet, because they take too much away for one
+	// look at what runs. Read only.
+	Held []Held
 	// Problems of the services of the last build, sorted. Read only.
 	Problems []translate.Problem
 	// Config is the configuration in force and Picture what the last build was made
@@ -80,6 +83,13 @@ func (b *statusBoard) built(at time.Time, p *watcher.Picture, problems []transla
 	}
 	b.s.Problems = problems
 	return true
+}
+
+// holds notes what is held back.
+func (b *statusBoard) holds(h []Held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.s.Held = h
 }
 
 // same reports whether a and b are the very same list: the builder makes a new
