@@ -105,10 +105,21 @@ func (o Options) withDefaults() Options {
 type Source struct {
 	options Options
 	metrics *metrics
+	again   chan struct{} // see Confirm
 }
 
 // New makes a source; nothing is contacted before Run or Check.
-func New(o Options) *Source { return &Source{options: o.withDefaults(), metrics: newMetrics()} }
+func New(o Options) *Source {
+	return &Source{options: o.withDefaults(), metrics: newMetrics(), again: make(chan struct{}, 1)}
+}
+
+// Confirm asks for a complete list soon, to confirm what was told. It returns at once.
+func (s *Source) Confirm() {
+	select {
+	case s.again <- struct{}{}:
+	default: // it is asked for
+	}
+}
 
 // Name is "engine", "swarmkit" where tasks come by push alone, and "auto" where
 // both are used; Update.Via says which of them is.
@@ -220,6 +231,8 @@ func (s *Source) Run(ctx context.Context, emit func(watcher.Update)) error {
 			l.confirming, l.confirmed = false, time.Now()
 			r.dirt.add(wants{all: true})
 			l.ask()
+		case <-s.again:
+			l.lookAgain(time.Now())
 		case <-l.patience.C:
 			l.impatient()
 		}

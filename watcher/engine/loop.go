@@ -71,12 +71,12 @@ func (l *loop) take(r report) {
 func (l *loop) update(now time.Time) {
 	next, changes := l.assemble()
 	full := l.fullStructure && l.fullTasks
-	if full {
+	lost := l.last != nil && gone(l.last, next, changes)
+	if full || lost { // what was listed before something went confirms nothing of that
 		l.fullStructure, l.fullTasks = false, false
 	}
-	if l.last != nil && gone(l.last, next, changes) && !l.confirming {
-		l.confirming = true
-		l.confirm.Reset(max(0, l.confirmed.Add(l.Timing.Confirm).Sub(now)))
+	if lost {
+		l.lookAgain(now)
 	}
 	if changes.Nodes || changes.All {
 		down := map[string]bool{}
@@ -100,6 +100,14 @@ func (l *loop) update(now time.Time) {
 		u.At = l.since()
 	}
 	l.emit(u)
+}
+
+// lookAgain has everything listed once more: at once, unless that was done a moment ago.
+func (l *loop) lookAgain(now time.Time) {
+	if !l.confirming {
+		l.confirming = true
+		l.confirm.Reset(max(0, l.confirmed.Add(l.Timing.Confirm).Sub(now)))
+	}
 }
 
 // complain emits the error that is in force, if one is.
