@@ -28,7 +28,7 @@ func TestStatus(t *testing.T) {
 	want := api.Status{
 		Replica: "r1", Version: "v1", Revision: "abc", Insecure: true, Started: epoch, Now: epoch.Add(3 * time.Minute),
 		Ready: true, Source: api.Source{Name: "engine", LastRead: &read},
-		Config: api.Config{Hash: twoCollections().Hash()}, Builds: 1, LastBuild: &build,
+		Config: api.Config{Hash: twoCollections().Hash()}, Builds: 1, LastBuild: &build, Held: []api.Held{},
 	}
 	require.Equal(t, want, get[api.Status](t, h, "/api/v1/status"))
 
@@ -40,6 +40,12 @@ func TestStatus(t *testing.T) {
 		s.SourceError, s.ConfigError = errDaemon, fmt.Errorf("waggle.yml:3: unknown key")
 	})
 	want.Source.Stale, want.Source.Error, want.Config.Error = true, errDaemon.Error(), "waggle.yml:3: unknown key"
+	require.Equal(t, want, get[api.Status](t, h, "/api/v1/status"))
+
+	l.change(func(s *control.Status) {
+		s.Held = []control.Held{{Collection: "prod", Since: epoch, Was: control.Size{Hosts: 10, Endpoints: 20}, Is: control.Size{Hosts: 2, Endpoints: 20}}}
+	})
+	want.Held = []api.Held{{Collection: "prod", Since: epoch, Reason: "8 of 10 hosts would go: a second complete list of what runs must confirm it"}}
 	require.Equal(t, want, get[api.Status](t, h, "/api/v1/status"))
 
 	l.change(func(s *control.Status) { *s = control.Status{} })

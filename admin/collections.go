@@ -25,7 +25,10 @@ func (a *API) Status() api.Status {
 		Ready:  s.Ready,
 		Source: api.Source{Name: a.o.Source(), Via: s.Via, Fallback: text(s.Fallback), Stale: s.SourceError != nil, Error: text(s.SourceError), LastRead: when(s.LastRead)},
 		Config: api.Config{Error: text(s.ConfigError)},
-		Builds: s.Builds, LastBuild: when(s.LastBuild),
+		Builds: s.Builds, LastBuild: when(s.LastBuild), Held: make([]api.Held, 0, len(s.Held)),
+	}
+	for _, h := range s.Held {
+		out.Held = append(out.Held, api.Held{Collection: h.Collection, Since: h.Since, Reason: h.Reason()})
 	}
 	if a.o.Channel != nil {
 		c := a.o.Channel()

@@ -32,6 +32,15 @@ type Status struct {
 	Config    Config     `json:"config"`
 	Builds    uint64     `json:"builds"`
 	LastBuild *time.Time `json:"last_build"`
+	// Held are changes that are not published, because they take too much away for one look at what runs.
+	Held []Held `json:"held"`
+}
+
+// Held is a change of one collection that waits for a second complete list of what runs.
+type Held struct {
+	Collection string    `json:"collection"`
+	Since      time.Time `json:"since"`
+	Reason     string    `json:"reason"`
 }
 
 // Channel is how proxies prove who they are.

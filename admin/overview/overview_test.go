@@ -132,6 +132,10 @@ var cases = map[string][]answer{
 	// prod is tried with one proxy; a cluster and a host were rejected, at one replica.
 	"rollout": {
 		with(replica("cp1"), func(a *answer) {
+			a.status.Held = []api.Held{
+				{Collection: "dev", Since: epoch.Add(-time.Second), Reason: "just now"},
+				{Collection: "prod", Since: epoch.Add(-time.Minute), Reason: "8 of 10 hosts would go"},
+			}
 			a.collections.Collections[1].Canary = &api.Canary{Since: epoch, Proxies: []string{"prod/1"}, Changes: 3}
 			a.collections.Collections[1].Quarantine = []api.Quarantined{
 				{Kind: "clusters", Name: "shop_web:8080", Since: epoch, Proxies: 2, Message: "no such policy"},

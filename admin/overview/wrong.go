@@ -48,6 +48,11 @@ func (o *Overview) wrong() []string {
 		if end := s.Channel.CertificateEnds; end != nil && end.Before(s.Now.Add(ca.RenewBefore)) {
 			say("the certificate of %s ends at %s: issue it again with «waggle ca issue»", r.API, end.UTC().Format(time.DateTime))
 		}
+		for _, h := range s.Held {
+			if age := s.Now.Sub(h.Since); age >= confirmed {
+				say("%s holds back a change of collection %s for %s: %s", r.API, h.Collection, ago(age), h.Reason)
+			}
+		}
 		if s.Config.Error != "" {
 			say("%s does not use its newest configuration, the one before stays in force: %s", r.API, s.Config.Error)
 		}
@@ -118,6 +123,9 @@ func (o *Overview) wrong() []string {
 	}
 	return out
 }
+
+// confirmed is how long it may take until a second list confirms that much has gone.
+const confirmed = 3 * time.Second
 
 // whatIsHeld names what is in quarantine.
 func whatIsHeld(q api.Quarantined) string {

@@ -158,6 +158,9 @@ func (p controlPlane) run(ctx context.Context) error {
 	}
 	loop.OnWantedLocalCA(disk.WantLocal)
 	loop.OnWantedIssuers(disk.WantIssuers)
+	if s, ok := p.source.(interface{ Confirm() }); ok {
+		loop.OnHeld(s.Confirm)
+	}
 	disk.Look() // no guard is to be missing in what is published first
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(server, loop, p.guard, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
