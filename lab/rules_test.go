@@ -212,7 +212,7 @@ var rules = []struct {
 			{labels.Error, "bad_guarded", "lb.basic_auth", ""},
 			{labels.Error, "bad_badguard", "lb.max_body_size", ""},
 			{"", "bad_comfort", "lb.retries", ""},
-			{"", "bad_comfort", "lb.hsts", ""},
+			{labels.Warning, "bad_comfort", "lb.hsts", ""},
 			{labels.Warning, "bad_unknown", "lb.contextroot", ""},
 			{labels.Error, "bad_named", "lb.other.port", ""},
 		},
