@@ -10,7 +10,9 @@ import (
 
 	"github.com/moby/swarmkit/v2/api"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // maxMessage is what managers themselves take (swarmkit manager/controlapi and
@@ -173,7 +175,8 @@ func (s *stream) list(ctx context.Context, desired []api.TaskState, budget time.
 	switch {
 	case err == nil:
 		return r.Tasks, nil
-	case limited.Err() != nil && ctx.Err() == nil:
+	case ctx.Err() == nil && (limited.Err() != nil || status.Code(err) == codes.Canceled):
+		// The server knows the deadline, too, and may be a moment earlier.
 		err = slowError(budget)
 	}
 	return nil, s.sentence(err)
