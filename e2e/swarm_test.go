@@ -22,6 +22,7 @@ var (
 // under load, and every chapter says what became of the requests meanwhile.
 func TestSwarm(t *testing.T) {
 	s := startSwarm(t, "testdata/stacks", 4)
+	s.record = startRecord(t, s)
 	traffic := startTraffic(t, s)
 	chapter := func(name string, f func(t *testing.T, s *swarm)) {
 		t.Run(name, func(t *testing.T) { f(t, s.at(t)) })
@@ -107,6 +108,7 @@ func TestSwarm(t *testing.T) {
 	})
 
 	t.Run("altogether", func(t *testing.T) { traffic.altogether(t) })
+	chapter("no key or password is in what all of this wrote", unseen)
 
 	t.Run("serve says why it cannot run", func(t *testing.T) { serveCannotRun(t, s.at(t)) })
 }

@@ -32,6 +32,8 @@ type swarm struct {
 	dir   string // lab.sh's state
 	edges map[string]edge
 	nodes int // 1 is the manager; those without a proxy come last
+	// record is of TestSwarm alone.
+	record *record
 }
 
 // edge is where a collection's proxy is.
