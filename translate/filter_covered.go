@@ -2,6 +2,8 @@ package translate
 
 import (
 	"regexp"
+	"slices"
+	"strings"
 
 	rbaccfgv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -15,8 +17,15 @@ import (
 // the next by its Host header. It is switched on by each host of HTTPS.
 const CoveredFilter = "covered"
 
-// certificateState is where a connection says which certificate it has.
+// certificateState is where a connection says which names its certificate is for: in
+// order, with a blank around each. Not how it is called: a renewed one may have another
+// name, and what is open goes on with the one before.
 const certificateState = "waggle.certificate"
+
+// state is that of a certificate.
+func (c *certificate) state() string {
+	return " " + strings.Join(slices.Sorted(slices.Values(c.pair.Names)), " ") + " "
+}
 
 // covered is that filter. No route switches it on.
 var covered = &httpFilter{
@@ -25,30 +34,30 @@ var covered = &httpFilter{
 	on:    func(*route) (validator, error) { return nil, nil },
 }
 
-// coveredBy lets requests for a host pass on connections with one of these certificates.
-// Under a wildcard each is good for its own names alone.
-func coveredBy(host string, certs []*certificate) *anyMessage {
-	set := &rbaccfgv3.Principal_Set{}
-	for _, c := range certs {
-		has := &rbaccfgv3.Principal{Identifier: &rbaccfgv3.Principal_FilterState{FilterState: &matcherv3.FilterStateMatcher{
-			Key:     certificateState,
-			Matcher: &matcherv3.FilterStateMatcher_StringMatch{StringMatch: exactly(c.secret)},
+// coveredBy lets requests for a host pass on connections with a certificate for it,
+// whichever that is: one that was replaced is still good for its own connections. Under
+// a wildcard host these are the names of certificates, each for itself alone.
+func coveredBy(host string, names []string) *anyMessage {
+	has := func(name string) *rbaccfgv3.Principal {
+		return &rbaccfgv3.Principal{Identifier: &rbaccfgv3.Principal_FilterState{FilterState: &matcherv3.FilterStateMatcher{
+			Key: certificateState,
+			Matcher: &matcherv3.FilterStateMatcher_StringMatch{StringMatch: &matcherv3.StringMatcher{
+				MatchPattern: &matcherv3.StringMatcher_Contains{Contains: " " + name + " "},
+			}},
 		}}}
-		if host[0] == '*' {
-			names := &rbaccfgv3.Principal_Set{}
-			for _, name := range c.pair.Names {
-				if within(name, host) {
-					names.Ids = append(names.Ids, asksFor(name))
-				}
-			}
-			if len(names.Ids) == 0 {
-				continue
-			}
-			has = &rbaccfgv3.Principal{Identifier: &rbaccfgv3.Principal_AndIds{AndIds: &rbaccfgv3.Principal_Set{Ids: []*rbaccfgv3.Principal{
-				has, {Identifier: &rbaccfgv3.Principal_OrIds{OrIds: names}},
-			}}}}
+	}
+	set := &rbaccfgv3.Principal_Set{}
+	if host[0] == '*' {
+		for _, name := range names {
+			set.Ids = append(set.Ids, &rbaccfgv3.Principal{Identifier: &rbaccfgv3.Principal_AndIds{AndIds: &rbaccfgv3.Principal_Set{
+				Ids: []*rbaccfgv3.Principal{has(name), asksFor(name)},
+			}}})
 		}
-		set.Ids = append(set.Ids, has)
+	} else {
+		set.Ids = append(set.Ids, has(host))
+		if _, rest, found := strings.Cut(host, "."); found {
+			set.Ids = append(set.Ids, has("*."+rest))
+		}
 	}
 	others := anyAddress()
 	if len(set.Ids) > 0 {

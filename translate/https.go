@@ -73,7 +73,7 @@ func (c *collection) buildSecureListeners(set func(*Resource), drop func(Kind, s
 			fc := &listenerv3.FilterChain{
 				Name:             ch.name(),
 				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: ch.names},
-				Filters:          m.filters(c.cfg, ch.cert.secret),
+				Filters:          m.filters(c.cfg, ch.cert.state()),
 			}
 			needs := append([]Ref{{Extension, m.name()}, {Routes, m.profile.table()}}, secrets...)
 			if m.http3 {

@@ -77,7 +77,7 @@ func (m manager) refs(c *config.Collection) []Ref {
 
 // filters are those of a chain that ends connections with a certificate: what is known
 // of the connection for those that decide about requests, and the connection manager.
-func (m manager) filters(c *config.Collection, secret string) []*listenerv3.Filter {
+func (m manager) filters(c *config.Collection, certificate string) []*listenerv3.Filter {
 	end := &listenerv3.Filter{
 		Name: m.name(),
 		ConfigType: &listenerv3.Filter_ConfigDiscovery{ConfigDiscovery: &corev3.ExtensionConfigSource{
@@ -95,7 +95,7 @@ func (m manager) filters(c *config.Collection, secret string) []*listenerv3.Filt
 				Key:        &setfilterstatecommonv3.FilterStateValue_ObjectKey{ObjectKey: certificateState},
 				FactoryKey: "envoy.string",
 				Value: &setfilterstatecommonv3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
-					Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(formatLiteral(secret))},
+					Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: inline(formatLiteral(certificate))},
 				}},
 				ReadOnly: true,
 			}},

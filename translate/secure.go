@@ -197,18 +197,26 @@ func (c *collection) listedFor(host string) *certificate {
 	return nil
 }
 
-// covering are the certificates whose connections reach a host: its own; under a
-// wildcard, those of directories for any host below it, too.
-func (c *collection) covering(h *host) []*certificate {
+// covering are the names below a wildcard host that certificates are for whose
+// connections reach it: its own, and those of directories. Nil for other hosts.
+func (c *collection) covering(h *host) []string {
+	if h.name[0] != '*' {
+		return nil
+	}
 	certs := []*certificate{h.tls.cert}
-	if h.name[0] == '*' && h.tls.cert.listed {
-		for _, cert := range c.listed {
-			if cert.secret != h.tls.cert.secret && slices.ContainsFunc(cert.pair.Names, func(n string) bool { return within(n, h.name) }) {
-				certs = append(certs, cert)
+	if h.tls.cert.listed {
+		certs = c.listed
+	}
+	var names []string
+	for _, cert := range certs {
+		for _, name := range cert.pair.Names {
+			if within(name, h.name) {
+				names = append(names, name)
 			}
 		}
 	}
-	return certs
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // within reports whether a name of a certificate is one of a wildcard host.

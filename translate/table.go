@@ -32,11 +32,12 @@ func (c *collection) table() *Resource {
 	return putTogether(table(httpTable), hosts, c.needsOf(httpTable).refs.values())
 }
 
-// onConnectionsOf is a host that is reached on connections with these certificates.
-func onConnectionsOf(vh *routev3.VirtualHost, certs []*certificate) *routev3.VirtualHost {
+// onConnectionsOf is a host that is reached on connections with a certificate for it; see
+// coveredBy.
+func onConnectionsOf(vh *routev3.VirtualHost, names []string) *routev3.VirtualHost {
 	return &routev3.VirtualHost{
 		Name: vh.Name, Domains: vh.Domains, Routes: vh.Routes, RetryPolicy: vh.RetryPolicy, ResponseHeadersToAdd: vh.ResponseHeadersToAdd,
-		TypedPerFilterConfig: map[string]*anyMessage{CoveredFilter: coveredBy(vh.Name, certs)},
+		TypedPerFilterConfig: map[string]*anyMessage{CoveredFilter: coveredBy(vh.Name, names)},
 	}
 }
 

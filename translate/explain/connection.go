@@ -15,6 +15,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	setfilterstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/set_filter_state/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
@@ -34,6 +35,7 @@ type way struct {
 	// certificate is the name of its secret, "" where the connection is no TLS;
 	// authorities that of those that clients must have a certificate of.
 	certificate, authorities string
+	names                    string // that the certificate is for, as the connection says
 	least                    string // TLS version
 }
 
@@ -113,13 +115,20 @@ func (w *way) read(c *listenerv3.FilterChain, discovered map[string]*translate.R
 			}
 			config = r.Message.(*corev3.TypedExtensionConfig).GetTypedConfig()
 		}
-		m, t := &hcmv3.HttpConnectionManager{}, &tcpproxyv3.TcpProxy{}
+		m, t, said := &hcmv3.HttpConnectionManager{}, &tcpproxyv3.TcpProxy{}, &setfilterstatev3.Config{}
 		switch any := config; {
 		case any.MessageIs(m):
 			if err := any.UnmarshalTo(m); err != nil {
 				return fmt.Errorf("read its connection manager: %w", err)
 			}
 			w.manager, w.table = m, m.GetRds().GetRouteConfigName()
+		case any.MessageIs(said):
+			if err := any.UnmarshalTo(said); err != nil {
+				return fmt.Errorf("read what its connections say: %w", err)
+			}
+			for _, v := range said.GetOnNewConnection() {
+				w.names = strings.ReplaceAll(v.GetFormatString().GetTextFormatSource().GetInlineString(), "%%", "%")
+			}
 		case any.MessageIs(t):
 			if err := any.UnmarshalTo(t); err != nil {
 				return fmt.Errorf("read its TCP proxy: %w", err)
@@ -244,7 +253,7 @@ func (w *way) holds(id *rbaccfgv3.Principal, authority string) bool {
 	case id.GetOrIds() != nil:
 		return slices.ContainsFunc(id.GetOrIds().GetIds(), func(p *rbaccfgv3.Principal) bool { return w.holds(p, authority) })
 	case id.GetFilterState() != nil:
-		return id.GetFilterState().GetStringMatch().GetExact() == w.certificate
+		return strings.Contains(w.names, id.GetFilterState().GetStringMatch().GetContains())
 	}
 	re, err := regexp.Compile("^(?:" + id.GetHeader().GetStringMatch().GetSafeRegex().GetRegex() + ")$")
 	return err == nil && re.MatchString(authority)
