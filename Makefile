@@ -78,6 +78,7 @@ soak: setup ## every fuzz target for FUZZTIME=10m, then all that is left to chan
 		done; \
 	done
 	$(GOTEST) -count=$(RUNS) -timeout 4h ./control/... ./translate/... ./watcher/... ./xds/...
+	WAGGLE_SOAK=1 $(GO) test -v -count=1 -timeout 1h -run 'TestServerNamesAreForgotten|TestRandomSecretNames' ./lab/ ./xds/
 	WAGGLE_SOAK=1 $(GO) test -v -count=1 -timeout 4h -run 'TestSwarm$$' ./e2e/
 
 .PHONY: docs
