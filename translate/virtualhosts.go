@@ -18,10 +18,10 @@ type host struct {
 	claims []*claim // oldest first
 
 	// Of the last build:
-	plain    encoded         // of plain HTTP
-	secure   encoded         // of HTTPS; often the same
-	tls      hostTLS         // what it is over TLS
-	clusters []string        // that all of it names, each once
+	plain    encoded  // of plain HTTP
+	secure   encoded  // of HTTPS; often the same
+	tls      hostTLS  // what it is over TLS
+	clusters []string // that all of it names, each once
 	problems []Problem
 }
 
