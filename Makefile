@@ -63,7 +63,7 @@ unit: envoy ## the tests of every room, with the race detector (no root)
 
 .PHONY: e2e
 e2e: build envoy ## real Swarm, real Envoys, real traffic (root)
-	$(GO) test -count=1 -timeout 20m ./e2e/...
+	$(GO) test -count=1 -timeout 26m ./e2e/...
 
 .PHONY: bench
 bench: ## benchmarks: publishing, translation, cold start

@@ -84,6 +84,7 @@ var guardsKeys = section{title: "Guards", intro: "They stand in this order befor
 	{name: "rate_limit", class: Guard,
 		value: use(rate, func(t *target, v Rate) { t.route.RateLimit = &v }),
 		meaning: "Requests per second or minute, per proxy; `burst` is how many may come at once (default: all of one second or minute). " +
+			"Plain HTTP and HTTPS are counted apart, HTTPS for each certificate: `ssl_only` leaves one of them. " +
 			"A proxy counts all limits of a collection in one place: when one of them comes, goes or changes, every one begins anew, with nothing counted. Other changes leave them alone."},
 	{name: "rate_limit_by", class: Guard,
 		value:   use(selector("ip", "header"), func(t *target, v Selector) { t.route.RateLimitBy = v }),
