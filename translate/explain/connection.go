@@ -208,6 +208,10 @@ func certificateText(secret string) string {
 	case "local":
 		return "certificate of the development authority"
 	case "file", "secret", "config":
+		cert, key, apart := strings.Cut(name, "+")
+		if apart {
+			return fmt.Sprintf("certificate of the %s %s and the key of the %s", kind, cert, strings.Replace(key, "/", " ", 1))
+		}
 		return fmt.Sprintf("certificate of the %s %s", kind, name)
 	}
 	return "certificate " + secret
