@@ -6,9 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/waggle-lb/waggle/lab/load"
@@ -154,12 +152,4 @@ func from(service string) func(reply) bool {
 
 func because(status int, reason string) func(reply) bool {
 	return func(r reply) bool { return r.status == status && r.reason == reason }
-}
-
-func splitPort(addr string) (host, port string) {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		host, port, _ = strings.Cut(addr, ":")
-	}
-	return host, port
 }

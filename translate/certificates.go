@@ -34,12 +34,14 @@ func coversName(names []string, host string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return n == host || n == parent && parent != "" })
 }
 
-// below reports whether a certificate is good for some host that a wildcard takes.
-func (c *certificate) below(host string) bool {
-	suffix, wild := strings.CutPrefix(host, "*")
-	return wild && suffix != "" && slices.ContainsFunc(c.pair.Names, func(n string) bool {
-		return strings.HasSuffix(strings.TrimPrefix(n, "*"), suffix)
-	})
+// under reports whether a certificate is good for some host that a wildcard takes.
+func (c *certificate) under(wildcard string) bool {
+	return slices.ContainsFunc(c.pair.Names, func(n string) bool { return within(n, wildcard) })
+}
+
+// within reports whether a name of a certificate is one that a wildcard host takes.
+func within(name, wildcard string) bool {
+	return strings.HasSuffix(strings.TrimPrefix(name, "*"), strings.TrimPrefix(wildcard, "*"))
 }
 
 // resource is what proxies are served under the certificate's name.

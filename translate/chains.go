@@ -82,7 +82,7 @@ func (c *collection) filterChains() []*filterChain {
 				wants[h.name] = key
 			} else if t.strict() {
 				for _, n := range t.cert.pair.Names {
-					if strings.HasSuffix(n, strings.TrimPrefix(h.name, "*")) {
+					if within(n, h.name) {
 						wants[n] = key
 					}
 				}

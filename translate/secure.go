@@ -186,11 +186,12 @@ func (c *collection) listedFor(host string) *certificate {
 	if cert := c.listedBy[host]; cert != nil {
 		return cert
 	}
-	if _, rest, found := strings.Cut(host, "."); found && !strings.HasPrefix(host, "*") {
-		return c.listedBy["*."+rest]
+	if !strings.HasPrefix(host, "*") {
+		_, parent, _ := strings.Cut(host, ".")
+		return c.listedBy["*."+parent]
 	}
 	for _, cert := range c.listed {
-		if host == "*" || cert.below(host) {
+		if cert.under(host) {
 			return cert
 		}
 	}
@@ -217,11 +218,6 @@ func (c *collection) covering(h *host) []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
-}
-
-// within reports whether a name of a certificate is one of a wildcard host.
-func within(name, host string) bool {
-	return strings.HasSuffix(strings.TrimPrefix(name, "*"), strings.TrimPrefix(host, "*"))
 }
 
 // hstsOf is what browsers are told for a host over TLS, "" where nothing.
